@@ -1,0 +1,3 @@
+"""lspc-bench: a benchmark harness for offline safe reinforcement learning."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,25 @@
+"""What the user got wrong, told in the user's words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The input is wrong: the command line prints the message alone and exits with status 2.
+
+    Args:
+        message: what is wrong and what to do about it.
+        where: the place, such as ``suites/demo.yaml:12``; printed in front of the message.
+    """
+
+    def __init__(self, message: str, where: str | None = None) -> None:
+        super().__init__(f"{where}: {message}" if where else message)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the known name nearest to ``name``, or an empty string when none is near."""
+    spelled = {candidate.lower(): candidate for candidate in known}
+    match = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.6)
+    return f" Did you mean {spelled[match[0]]!r}?" if match else ""

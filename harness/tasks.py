@@ -1,0 +1,113 @@
+"""The 38 tasks of DSRL as data: families, cost limits, reference returns, score normalisation.
+
+The table beside this file (``tasks.csv``) carries the values of DSRL's ``infos.py``; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeVar, cast
+
+from harness.errors import UserError, nearest
+
+FAMILIES = ("bullet", "navigation", "velocity", "metadrive")
+
+# A float in, a float out; an array in, an array out.
+Values = TypeVar("Values")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One DSRL environment with its dataset. Returns and costs are undiscounted sums over an episode."""
+
+    id: str
+    name: str
+    family: str
+    max_episode_steps: int
+    cost_limits: tuple[float, ...]
+    min_episode_reward: float
+    max_episode_reward: float
+    min_episode_cost: float
+    max_episode_cost: float
+    dataset_file: str
+
+    def normalize_reward(self, episode_return: Values) -> Values:
+        """(R - min) / (max - min), as ``OfflineEnv.get_normalized_score`` of DSRL has it; not clipped."""
+        span = self.max_episode_reward - self.min_episode_reward
+        return cast(Values, (episode_return - self.min_episode_reward) / span)  # type: ignore[operator]
+
+
+def normalize_cost(cost: Values, cost_limit: Values) -> Values:
+    """(C + e) / (limit + e) with e = 1 where the limit is 0 and 0 elsewhere, as DSRL has it. Safe means at most 1."""
+    epsilon = (cost_limit == 0) * 1.0  # type: ignore[operator]
+    return cast(Values, (cost + epsilon) / (cost_limit + epsilon))  # type: ignore[operator]
+
+
+@cache
+def all_tasks() -> dict[str, Task]:
+    """Every task by its id, in the table's order."""
+    with (Path(__file__).parent / "tasks.csv").open(newline="") as file:
+        tasks = [
+            Task(
+                id=row["task_id"],
+                name=row["name"],
+                family=row["family"],
+                max_episode_steps=int(row["max_episode_steps"]),
+                cost_limits=tuple(float(limit) for limit in row["cost_limits"].split()),
+                min_episode_reward=float(row["min_episode_reward"]),
+                max_episode_reward=float(row["max_episode_reward"]),
+                min_episode_cost=float(row["min_episode_cost"]),
+                max_episode_cost=float(row["max_episode_cost"]),
+                dataset_file=row["dataset_file"],
+            )
+            for row in csv.DictReader(file)
+        ]
+    return {task.id: task for task in tasks}
+
+
+def find_task(name: str) -> Task:
+    """The task with this id (``OfflineCarCircle-v0``) or name (``CarCircle``).
+
+    Raises:
+        UserError: there is none.
+    """
+    for task in all_tasks().values():
+        if name in (task.id, task.name):
+            return task
+    known = [key for task in all_tasks().values() for key in (task.id, task.name)]
+    raise UserError(f"unknown task {name!r}.{nearest(name, known)} 'lspc-bench tasks' lists them.")
+
+
+def select_tasks(patterns: Iterable[str]) -> list[Task]:
+    """The tasks that the patterns name, without repeats, in the table's order.
+
+    A pattern is a task's id or name, a family, ``all``, or a glob over ids and names (``Car*``, ``*Circle*``).
+
+    Raises:
+        UserError: a pattern matches nothing.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matched = {task.id for task in all_tasks().values() if matches(task, pattern)}
+        if not matched:
+            known = [key for task in all_tasks().values() for key in (task.id, task.name)]
+            raise UserError(
+                f"no task matches {pattern!r}.{nearest(pattern, [*known, *FAMILIES, 'all'])} "
+                "'lspc-bench tasks' lists them."
+            )
+        chosen |= matched
+    return [task for task in all_tasks().values() if task.id in chosen]
+
+
+def matches(task: Task, pattern: str) -> bool:
+    """Whether the pattern (see :func:`select_tasks`) names this task."""
+    return (
+        pattern in ("all", task.family)
+        or fnmatch.fnmatchcase(task.id, pattern)
+        or fnmatch.fnmatchcase(task.name, pattern)
+    )
