@@ -1,6 +1,7 @@
 """The 38 tasks of DSRL as data: families, cost limits, reference returns, score normalisation.
 
-The table beside this file (``tasks.csv``) carries the values of DSRL's ``infos.py``; a test holds the two together.
+The table beside this file (``tasks.csv``) carries the values of DSRL's ``infos.py``, and the sizes of observations
+and actions as the simulators have them; tests hold it to both.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ Values = TypeVar("Values")
 
 @dataclass(frozen=True)
 class Task:
-    """One DSRL environment with its dataset. Returns and costs are undiscounted sums over an episode."""
+    """One DSRL environment with its dataset. Returns and costs are undiscounted sums over an episode.
+
+    Actions lie in [-1, 1] in every task.
+    """
 
     id: str
     name: str
     family: str
     max_episode_steps: int
+    observation_size: int
+    action_size: int
     cost_limits: tuple[float, ...]
     min_episode_reward: float
     max_episode_reward: float
@@ -58,6 +64,8 @@ def all_tasks() -> dict[str, Task]:
                 name=row["name"],
                 family=row["family"],
                 max_episode_steps=int(row["max_episode_steps"]),
+                observation_size=int(row["observation_size"]),
+                action_size=int(row["action_size"]),
                 cost_limits=tuple(float(limit) for limit in row["cost_limits"].split()),
                 min_episode_reward=float(row["min_episode_reward"]),
                 max_episode_reward=float(row["max_episode_reward"]),

@@ -1,0 +1,255 @@
+"""LSPC: Latent Safety-Prioritized Constraints (Koirala, Jiang, Sarkar, Fleming, ICLR 2025, arXiv 2412.08794).
+
+Implicit Q-learning of a reward and of a cost critic; a conditional VAE cloned with weights that fall with the cost
+advantage (its latent space near zero decodes to safe actions: LSPC-S); and an encoder that searches a bounded part of
+that latent space for reward (LSPC-O). Neither policy depends on the cost limit. Deviations from the authors' code
+(PrajwalKoirala/LSPC-Safe-Offline-RL at 6bad522) are numbered in docs/algorithms/lspc.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from algorithms.networks import Gaussian, StackedGaussian, StackedMLP, per_replica_mean, polyak_update
+from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
+from harness.tasks import Task
+
+
+class LSPCHyperparameters(Hyperparameters):
+    """Defaults are the authors' (``lspc_iql_configs.py``)."""
+
+    steps: int = Field(1_000_000, ge=1, description="gradient steps of one training run")
+    batch_size: int = Field(1024, ge=1, description="transitions a step draws from the dataset")
+    hidden_sizes: tuple[int, ...] = Field((256, 256), min_length=1, description="hidden layers of every network")
+    gamma: float = Field(0.99, ge=0, le=1, description="discount of rewards and costs")
+    polyak: float = Field(0.005, gt=0, le=1, description="rate at which the target critics follow")
+    actor_lr: float = Field(3e-4, gt=0, description="Adam's learning rate for the CVAE and the latent safety encoder")
+    q_lr: float = Field(3e-4, gt=0, description="Adam's learning rate for the four Q networks")
+    v_lr: float = Field(3e-4, gt=0, description="Adam's learning rate for V and Vc")
+    expectile: float = Field(0.7, gt=0, lt=1, description="expectile of the value regressions (tau)")
+    beta_r: float = Field(2.0, ge=0, description="inverse temperature of the reward advantage's weight")
+    beta_c: float = Field(2.0, ge=0, description="inverse temperature of the cost advantage's weight")
+    cap_r: float = Field(200.0, gt=0, description="largest weight that a reward advantage gives")
+    cap_c: float = Field(200.0, gt=0, description="largest weight that a cost advantage gives")
+    latent_dim: int = Field(32, ge=1, description="size of the CVAE's latent space")
+    vae_beta: float = Field(0.5, ge=0, description="weight of the KL term")
+    vae_clamp: float = Field(0.25, gt=0, description="LSPC-S: the prior's sample is clamped to this, elementwise")
+    max_latent: float = Field(0.25, gt=0, description="LSPC-O: the latent is tanh(u) times this")
+    safety_threshold: float = Field(999.0, description="cost value at which a transition is masked out of the CVAE")
+    reward_scale: float = Field(1.0, gt=0, description="rewards are multiplied by this")
+    cost_scale: float = Field(1.0, gt=0, description="costs are multiplied by this")
+    timeouts_terminal: bool = Field(
+        True, description="treat a time limit as terminal in the targets, as the authors do"
+    )
+
+
+class LSPC(Algorithm[LSPCHyperparameters]):
+    """R LSPC agents side by side."""
+
+    Hyperparameters = LSPCHyperparameters
+    summary = "latent safety-prioritized constraints (ICLR 2025): policies lspc-s (safe) and lspc-o (optimised)"
+    per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "bullet": {"vae_clamp": 0.6, "max_latent": 0.6},
+        "AntRun": {"vae_clamp": 0.25, "max_latent": 0.25},
+        "metadrive": {"safety_threshold": 0.02},
+    }
+
+    @classmethod
+    def policy_names(cls, config: LSPCHyperparameters) -> tuple[str, ...]:
+        """LSPC-S and LSPC-O, from one training run."""
+        return ("lspc-s", "lspc-o")
+
+    @classmethod
+    def columns(cls, config: LSPCHyperparameters) -> tuple[str, ...]:
+        """Transitions with rewards, costs and what ends an episode."""
+        end = "done" if config.timeouts_terminal else "terminals"
+        return ("observations", "actions", "next_observations", "rewards", "costs", end)
+
+    @classmethod
+    def noise(cls, config: LSPCHyperparameters, task: Task) -> dict[str, tuple[int, ...]]:
+        """Reparameterisation noise of the CVAE and of the latent safety encoder."""
+        shape = (config.batch_size, config.latent_dim)
+        return {"vae": shape, "latent": shape}
+
+    def __init__(
+        self,
+        config: LSPCHyperparameters,
+        task: Task,
+        replicas: Sequence[Replica],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config = config
+        observation, action, latent = task.observation_size, task.action_size, config.latent_dim
+        hidden = config.hidden_sizes
+        generators = [replica.generator("weights") for replica in replicas]
+
+        def critics(inputs: int, ensemble: int | None) -> StackedMLP:
+            return StackedMLP(generators, (inputs, *hidden, 1), ensemble, dtype)
+
+        self.networks = nn.ModuleDict(
+            {
+                "v": critics(observation, None),
+                "q": critics(observation + action, 2),
+                "vc": critics(observation, None),
+                "qc": critics(observation + action, 2),
+                "encoder": StackedGaussian(generators, (observation + action, *hidden, latent), (-4.0, 15.0), dtype),
+                "decoder": StackedMLP(generators, (observation + latent, *hidden, action), dtype=dtype),
+                "latent_encoder": StackedGaussian(generators, (observation, *hidden, latent), (-10.0, 2.0), dtype),
+            }
+        ).to(device)
+        self.targets = nn.ModuleDict({"q": critics(observation + action, 2), "qc": critics(observation + action, 2)})
+        self.targets.to(device).requires_grad_(False)
+        for name, target in self.targets.items():
+            target.load_state_dict(self.networks[name].state_dict())
+
+        def group(lr: float, *names: str) -> dict[str, Any]:
+            return {"params": [p for name in names for p in self.networks[name].parameters()], "lr": lr}
+
+        # Adam is elementwise: one optimiser serves all networks whose gradients come from one backward pass.
+        self.optimizer = torch.optim.Adam(
+            [
+                group(config.v_lr, "v", "vc"),
+                group(config.q_lr, "q", "qc"),
+                group(config.actor_lr, "encoder", "decoder"),
+            ],
+            fused=True,
+        )
+        self.latent_optimizer = torch.optim.Adam([group(config.actor_lr, "latent_encoder")], fused=True)
+
+    def decode(self, observations: Tensor, latents: Tensor) -> Tensor:
+        """Actions (R, B, action_size) for observations and latents (R, B, latent_dim)."""
+        return torch.tanh(self.networks["decoder"](torch.cat([observations, latents], -1)))
+
+    def update(self, batch: Batch, noise: Batch) -> dict[str, Tensor]:
+        """One gradient step, in the authors' order.
+
+        Steps 1 to 5 step disjoint parameters and read only values from before the step, so one backward pass over the
+        sum of their losses, and one optimiser step, is the same as one after the other. Step 6 reads the new decoder.
+        """
+        c, net = self.config, self.networks
+        observations, actions, following = batch["observations"], batch["actions"], batch["next_observations"]
+        rewards, costs = batch["rewards"] * c.reward_scale, batch["costs"] * c.cost_scale
+        alive = 1 - batch["done" if c.timeouts_terminal else "terminals"]
+        pairs = torch.cat([observations, actions], -1)
+        with torch.no_grad():
+            q_target = rewards + c.gamma * alive * net["v"](following).squeeze(-1)
+            qc_target = costs + c.gamma * alive * net["vc"](following).squeeze(-1).clamp(min=0)
+            q = self.targets["q"](pairs).squeeze(-1).amin(1)
+            qc = self.targets["qc"](pairs).squeeze(-1).amax(1).clamp(min=0)
+
+        # 1 and 2: reward value and critics.
+        advantage = q - net["v"](observations).squeeze(-1)
+        v_loss = expectile_loss(advantage, c.expectile)
+        q_loss = per_replica_mean((net["q"](pairs).squeeze(-1) - q_target.unsqueeze(1)).square())
+        # 3 and 4: cost value and critics, with the safety mask.
+        vc = net["vc"](observations).squeeze(-1).clamp(min=0)
+        cost_advantage = vc - qc
+        vc_loss = expectile_loss(cost_advantage, c.expectile)
+        mask = ((vc < c.safety_threshold) & (qc < c.safety_threshold)).to(vc.dtype)
+        qc_loss = per_replica_mean((net["qc"](pairs).squeeze(-1) - qc_target.unsqueeze(1)).square())
+        # 5: the CVAE, cloning what is cheaper than expected.
+        safety_weight = torch.exp(c.beta_c * cost_advantage.detach()).clamp(max=c.cap_c) * mask
+        mean, log_std = net["encoder"](pairs)
+        std = log_std.exp()
+        reconstruction = (self.decode(observations, mean + std * noise["vae"]) - actions).square().sum(-1)
+        kl = -0.5 * (1 + 2 * log_std - mean.square() - std.square()).mean(-1)
+        vae_loss = (safety_weight * (reconstruction + c.vae_beta * kl)).mean(1)
+
+        self.optimizer.zero_grad()
+        (v_loss + q_loss + vc_loss + qc_loss + vae_loss).sum().backward()
+        self.optimizer.step()
+        for name, target in self.targets.items():
+            polyak_update(target.parameters(), net[name].parameters(), c.polyak)
+
+        # 6: the latent safety encoder, cloning what is better than expected, through the fixed decoder.
+        reward_weight = torch.exp(c.beta_r * advantage.detach()).clamp(max=c.cap_r)
+        mean, log_std = net["latent_encoder"](observations)
+        latents = torch.tanh(mean + log_std.exp() * noise["latent"]) * c.max_latent
+        net["decoder"].requires_grad_(False)
+        latent_loss = (reward_weight * (self.decode(observations, latents) - actions).square().sum(-1)).mean(1)
+        net["decoder"].requires_grad_(True)
+        self.latent_optimizer.zero_grad()
+        latent_loss.sum().backward()
+        self.latent_optimizer.step()
+
+        metrics = {
+            "v_loss": v_loss,
+            "q_loss": q_loss,
+            "vc_loss": vc_loss,
+            "qc_loss": qc_loss,
+            "vae_loss": vae_loss,
+            "latent_loss": latent_loss,
+            "reconstruction": reconstruction.mean(1),
+            "kl": kl.mean(1),
+            "cost_value": vc.mean(1),
+            "safety_mask": mask.mean(1),
+        }
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def policies(self, replica: int) -> dict[str, Policy]:
+        """LSPC-S and LSPC-O of one replica; they share the decoder's values."""
+        decoder, encoder = self.networks["decoder"], self.networks["latent_encoder"]
+        assert isinstance(decoder, StackedMLP)
+        assert isinstance(encoder, StackedGaussian)
+        c = self.config
+        return {
+            "lspc-s": SafePolicy(decoder.unstacked(replica), c.latent_dim, c.vae_clamp),
+            "lspc-o": OptimisedPolicy(
+                decoder.unstacked(replica), encoder.unstacked(replica), c.latent_dim, c.max_latent
+            ),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, targets and both optimisers."""
+        return {
+            "networks": self.networks.state_dict(),
+            "targets": self.targets.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "latent_optimizer": self.latent_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Networks, targets and both optimisers."""
+        self.networks.load_state_dict(state["networks"])
+        self.targets.load_state_dict(state["targets"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.latent_optimizer.load_state_dict(state["latent_optimizer"])
+
+
+def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
+    """Batch mean of |tau - 1(u < 0)| u^2 for differences u (R, B): (R,)."""
+    weight = torch.abs(expectile - (difference < 0).to(difference.dtype))
+    return (weight * difference.square()).mean(1)
+
+
+class SafePolicy(Policy):
+    """LSPC-S: decode(s, z) with z from the standard normal prior, clamped."""
+
+    def __init__(self, decoder: nn.Sequential, latent_dim: int, vae_clamp: float) -> None:
+        super().__init__()
+        self.decoder, self.latent_dim, self.vae_clamp = decoder, latent_dim, vae_clamp
+
+    def act(self, observations: Tensor) -> Tensor:
+        """Sampled actions (n, action_size)."""
+        latents = self.noise(self.latent_dim).clamp(-self.vae_clamp, self.vae_clamp)
+        return torch.tanh(self.decoder(torch.cat([observations, latents.to(observations)], -1)))
+
+
+class OptimisedPolicy(Policy):
+    """LSPC-O: decode(s, tanh(u) max_latent) with u sampled from the latent safety encoder, at evaluation too."""
+
+    def __init__(self, decoder: nn.Sequential, encoder: Gaussian, latent_dim: int, max_latent: float) -> None:
+        super().__init__()
+        self.decoder, self.encoder, self.latent_dim, self.max_latent = decoder, encoder, latent_dim, max_latent
+
+    def act(self, observations: Tensor) -> Tensor:
+        """Sampled actions (n, action_size)."""
+        mean, log_std = self.encoder(observations)
+        latents = torch.tanh(mean + log_std.exp() * self.noise(self.latent_dim).to(mean)) * self.max_latent
+        return torch.tanh(self.decoder(torch.cat([observations, latents], -1)))

@@ -1,0 +1,200 @@
+"""The interface that every algorithm implements, and the only thing the engine knows of one.
+
+Every tensor of a job carries the replica axis first: parameters ``(R, in, out)``, batches ``(R, B, dim)``, metrics ``(R,)``.
+A loss is the mean over the batch and the SUM over replicas, so that one backward pass gives each replica exactly the
+gradient that it would have alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from harness.tasks import Task, matches
+
+if TYPE_CHECKING:
+    from harness.data.dataset import Dataset
+
+Batch = Mapping[str, Tensor]
+
+
+class Hyperparameters(BaseModel):
+    """What a user may set. Subclasses add fields, each with a default, bounds and a one-line description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    steps: int = Field(ge=1, description="gradient steps of one training run")
+    batch_size: int = Field(ge=1, description="transitions a step draws from the dataset")
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One agent in training.
+
+    Args:
+        seed: the cell's seed.
+        cost_limit: the episode cost that training aims at, ``None`` where training ignores it.
+        key: what the agent's random numbers are derived from, beside the seed; the cell gives it.
+    """
+
+    seed: int
+    cost_limit: float | None = None
+    key: str = ""
+
+    def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator of this replica's own, a function of key, seed, cost limit and purpose alone."""
+        text = f"{self.key}|{self.seed}|{self.cost_limit}|{purpose}"
+        generator = torch.Generator(device=device)
+        generator.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+        return generator
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The part of a dataset that one replica trains on.
+
+    Args:
+        rows: (n,) indices of the transitions to draw from, ``None`` for all.
+    """
+
+    rows: Any | None = None
+
+
+class Policy(nn.Module, ABC):
+    """One replica's policy, batched over ``n`` environments. It is sent to worker processes and runs on the CPU there."""
+
+    conditions_on_limit: ClassVar[bool] = False
+    """Whether the policy acts on the cost limit, so that each limit needs roll-outs of its own."""
+
+    def reset(self, seeds: Sequence[int], cost_limit: float | None) -> None:
+        """Begin ``n = len(seeds)`` episodes, each with random numbers of its own.
+
+        An episode's noise depends on its seed alone, not on the episodes that happen to run beside it.
+        """
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    @abstractmethod
+    def act(self, observations: Tensor) -> Tensor:
+        """Actions (n, action_size) for observations (n, observation_size)."""
+
+    def observe(self, rewards: Tensor, costs: Tensor) -> None:  # noqa: B027 - stateless policies need nothing
+        """Take in what the last actions brought: rewards (n,), costs (n,)."""
+
+    def noise(self, size: int) -> Tensor:
+        """Standard normal noise (n, size), row ``i`` drawn from episode ``i``'s generator."""
+        return torch.stack([torch.randn(size, generator=generator) for generator in self._generators])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Generators stay behind: they belong to an episode, not to the policy."""
+        return {key: value for key, value in self.__dict__.items() if key != "_generators"}
+
+
+Config = TypeVar("Config", bound=Hyperparameters)
+
+
+class Algorithm(ABC, Generic[Config]):
+    """One algorithm, training R replicas side by side.
+
+    A subclass is a plugin: it declares the class attributes below and implements the abstract methods. It knows nothing
+    of suites, stores or processes.
+    """
+
+    Hyperparameters: ClassVar[type[Hyperparameters]]
+    """The model of its hyperparameters."""
+
+    summary: ClassVar[str] = ""
+    """One line for ``lspc-bench algorithms``."""
+
+    version: ClassVar[int] = 1
+    """Raised whenever a change alters what training computes: results of other versions are not reused."""
+
+    max_replicas: ClassVar[int | None] = None
+    """How many replicas one instance can train; 1 for a plugin that cannot be stacked."""
+
+    per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Published settings by task pattern (see :func:`harness.tasks.select_tasks`); a later pattern wins."""
+
+    @classmethod
+    def published(cls, task: Task) -> dict[str, Any]:
+        """The published settings for this task where they differ from the defaults."""
+        settings: dict[str, Any] = {}
+        for pattern, values in cls.per_task.items():
+            if matches(task, pattern):
+                settings.update(values)
+        return settings
+
+    @classmethod
+    def depends_on_cost_limit(cls, config: Config) -> bool:
+        """Whether training needs a cost limit. If not, one agent is trained per seed and evaluated at every limit."""
+        return False
+
+    @classmethod
+    @abstractmethod
+    def policy_names(cls, config: Config) -> tuple[str, ...]:
+        """The names under which :meth:`policies` offers its policies; leaderboard rows are called so."""
+
+    @classmethod
+    @abstractmethod
+    def columns(cls, config: Config) -> tuple[str, ...]:
+        """The columns of a batch, out of :data:`harness.data.dataset.COLUMNS`."""
+
+    @classmethod
+    def select(cls, dataset: Dataset, config: Config, replica: Replica) -> Selection:
+        """What of the dataset this replica trains on.
+
+        Raises:
+            UserError: nothing is left to train on.
+        """
+        return Selection()
+
+    @classmethod
+    def noise(cls, config: Config, task: Task) -> dict[str, tuple[int, ...]]:
+        """Shapes, without the replica axis, of the standard normal noise that one update needs, by name."""
+        return {}
+
+    @abstractmethod
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        replicas: Sequence[Replica],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Build networks and optimisers for R = ``len(replicas)`` agents."""
+
+    @abstractmethod
+    def update(self, batch: Batch, noise: Batch) -> dict[str, Tensor]:
+        """One gradient step for all replicas.
+
+        No host synchronisation and no Python branch on a tensor's value, so that the engine may capture it.
+
+        Args:
+            batch: the declared columns, (R, B) or (R, B, dim).
+            noise: the declared noise, (R, *shape).
+
+        Returns:
+            Metrics, each (R,) and detached. A replica whose metrics are not finite is stopped as diverged.
+        """
+
+    @abstractmethod
+    def policies(self, replica: int) -> dict[str, Policy]:
+        """Copies of one replica's policies on the CPU, by name, as they are now."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training needs to go on bit for bit: networks, targets, optimisers, multipliers.
+
+        Tensors, numbers, strings, lists and dicts only: checkpoints are read without running code.
+        """
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""

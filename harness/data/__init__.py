@@ -1,0 +1,1 @@
+"""Datasets: read, check, collect; batches on the device."""

@@ -1,0 +1,220 @@
+"""Reading DSRL's HDF5 files, and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.trajectories import Trajectories
+from harness.errors import UserError
+from harness.tasks import Task
+
+Source = Literal["dsrl", "demo"]
+KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
+COLUMNS = (
+    "observations",
+    "next_observations",
+    "actions",
+    "rewards",
+    "costs",
+    "terminals",
+    "done",
+    "reward_returns",
+    "cost_returns",
+)
+"""What a batch can hold. ``done`` is terminals OR timeouts; the returns are undiscounted sums of the whole trajectory."""
+
+# Logged actions of unbounded Gaussian policies may leave [-1, 1] a little (the simulator clips them); actions that
+# were never scaled to it leave it by far.
+GROSS_ACTION = 10.0
+DOWNLOAD = "https://huggingface.co/datasets/YYY-45/DSRL/resolve/main"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One task's logged transitions, N in a row.
+
+    Args:
+        task: the task that the data belongs to.
+        path: the file it was read from.
+        source: ``dsrl``, or ``demo`` for the small scripted data that ships with this project.
+        arrays: the seven keys of DSRL's format: (N, dim) or (N,), float32, flags bool.
+        sha256: of the file.
+        warnings: what is odd in the file but no reason to refuse it.
+    """
+
+    task: Task
+    path: Path
+    source: Source
+    arrays: dict[str, NDArray[Any]] = field(repr=False)
+    sha256: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.arrays["rewards"])
+
+    @cached_property
+    def done(self) -> NDArray[np.bool_]:
+        """(N,) terminals OR timeouts. (The LSPC authors take the sum: a row with both would count -1.)"""
+        return np.asarray(self.arrays["terminals"] | self.arrays["timeouts"])
+
+    @cached_property
+    def trajectories(self) -> Trajectories:
+        """Where trajectories begin and end."""
+        return Trajectories.split(self.done, self.arrays["rewards"], self.arrays["costs"])
+
+    def column(self, name: str) -> NDArray[np.float32]:
+        """One of :data:`COLUMNS` as float32, (N,) or (N, dim)."""
+        if name == "done":
+            values: NDArray[Any] = self.done
+        elif name == "reward_returns":
+            values = self.trajectories.spread(self.trajectories.reward_returns())
+        elif name == "cost_returns":
+            values = self.trajectories.spread(self.trajectories.cost_returns())
+        else:
+            values = self.arrays[name]
+        return values.astype(np.float32, copy=False)
+
+
+def dataset_path(task: Task, source: Source) -> Path:
+    """Where a task's file is looked for: ``$DSRL_DATASET_DIR`` or ``~/.dsrl/datasets``, or among the demo data."""
+    if source == "demo":
+        return Path(__file__).parent / "demo" / f"{task.id}.hdf5"
+    folder = os.environ.get("DSRL_DATASET_DIR")
+    return (Path(folder) if folder else Path.home() / ".dsrl" / "datasets") / task.dataset_file
+
+
+def require_file(task: Task, source: Source) -> Path:
+    """The path of a task's file.
+
+    Raises:
+        UserError: the file is missing; says how to get it.
+    """
+    path = dataset_path(task, source)
+    if path.exists():
+        return path
+    if source == "demo":
+        shipped = sorted(file.stem for file in path.parent.glob("*.hdf5"))
+        raise UserError(
+            f"there is no demo data for {task.id}, only for {', '.join(shipped)}. Use 'data: {{source: dsrl}}'"
+        )
+    raise UserError(
+        f"the dataset of {task.name} is missing: {path}. Download {DOWNLOAD}/{task.dataset_file} into that folder, or "
+        "set DSRL_DATASET_DIR to the folder that holds DSRL's files"
+    )
+
+
+def load_dataset(task: Task, source: Source = "dsrl", path: Path | None = None) -> Dataset:
+    """Read and check a task's dataset.
+
+    Args:
+        task: the task.
+        source: where its file is looked for.
+        path: this file instead.
+
+    Raises:
+        UserError: the file is missing or anything is wrong with it; every problem is in the message.
+    """
+    path = path or require_file(task, source)
+    arrays, problems = read_arrays(path)
+    warnings: list[str] = []
+    if not problems:
+        problems, warnings = examine(arrays, task)
+    if problems:
+        raise UserError("not a usable dataset: " + "; ".join(problems), where=str(path))
+    return Dataset(task, path, source, arrays, file_sha256(path), tuple(warnings))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """The seven arrays of a file, or what kept them from being read."""
+    import h5py
+
+    if path.is_dir():
+        return {}, ["it is a folder"]
+    if not path.exists():
+        return {}, ["there is no such file"]
+    if not os.access(path, os.R_OK):
+        return {}, ["no permission to read it"]
+    if not h5py.is_hdf5(path):
+        return {}, ["it is no HDF5 file"]
+    arrays: dict[str, NDArray[Any]] = {}
+    problems = []
+    try:
+        with h5py.File(path, "r") as file:
+            for key in KEYS:
+                if key not in file or not isinstance(file[key], h5py.Dataset):
+                    problems.append(f"the key {key!r} is missing")
+                    continue
+                values = np.asarray(file[key][()])
+                if values.ndim == 2 and values.shape[1] == 1 and key not in KEYS[:3]:
+                    values = values[:, 0]
+                if values.dtype.kind not in "buif":
+                    problems.append(f"{key} holds {values.dtype}, not numbers")
+                    continue
+                arrays[key] = values
+    except OSError as error:
+        return {}, [f"it is truncated or damaged ({error})"]
+    return arrays, problems
+
+
+def examine(arrays: dict[str, NDArray[Any]], task: Task) -> tuple[list[str], list[str]]:
+    """Check shapes and values, and bring the arrays to float32 and bool in place.
+
+    Returns:
+        Problems, for which the data is refused, and warnings.
+    """
+    rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
+    widths = {
+        "observations": task.observation_size,
+        "next_observations": task.observation_size,
+        "actions": task.action_size,
+    }
+    problems = []
+    for key, values in arrays.items():
+        shape = (rows, widths[key]) if key in widths else (rows,)
+        if values.shape != shape:
+            problems.append(f"{key} has shape {values.shape}, {task.name} wants {shape}")
+    if rows == 0:
+        problems.append("it holds no transition")
+    if problems:
+        return problems, []
+    warnings = []
+    for key, values in arrays.items():
+        if key in ("terminals", "timeouts"):
+            if not np.isin(values, (0, 1)).all():
+                problems.append(f"{key} holds other values than 0 and 1")
+            arrays[key] = values.astype(bool)
+            continue
+        wrong = int((~np.isfinite(values)).sum())
+        if wrong:
+            problems.append(f"{key} holds {wrong} values that are not finite")
+        arrays[key] = values.astype(np.float32)
+    if problems:
+        return problems, []
+    extreme = float(np.abs(arrays["actions"]).max())
+    if extreme > GROSS_ACTION:
+        problems.append(f"actions reach {extreme:g}; they are to lie in [-1, 1]")
+    elif extreme > 1 + 1e-6:
+        outside = int((np.abs(arrays["actions"]) > 1 + 1e-6).any(1).sum())
+        warnings.append(f"{outside} of {rows} actions leave [-1, 1] (up to {extreme:g})")
+    if (arrays["costs"] < 0).any():
+        problems.append("costs are negative in places")
+    both = int((arrays["terminals"] & arrays["timeouts"]).sum())
+    if both:
+        warnings.append(f"{both} rows carry both terminal flags; they count as one end")
+    if not (arrays["terminals"][-1] or arrays["timeouts"][-1]):
+        warnings.append("the last trajectory has no end; it counts as a trajectory of its own")
+    return problems, warnings
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

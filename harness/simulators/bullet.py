@@ -1,0 +1,87 @@
+"""Bullet-Safety-Gym, repeatable: an episode depends on its seed alone."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import numpy as np
+
+from harness.simulators import FloatArray
+from harness.tasks import Task
+
+
+class BulletEnvironment:
+    """One task of Bullet-Safety-Gym; see :class:`harness.simulators.Environment`."""
+
+    def __init__(self, task: Task) -> None:
+        with seeded(0), real_streams():  # creating bodies draws from numpy's global generator, too
+            import bullet_safety_gym  # noqa: F401  # registers the environments
+            import gymnasium
+
+            # Any: the simulator's insides, used below, are no part of gymnasium's interface.
+            environment: Any = gymnasium.make(
+                task.id.replace("Offline", "Safety"), max_episode_steps=task.max_episode_steps, disable_env_checker=True
+            )
+        self._env = environment
+        (self.observation_size,) = environment.observation_space.shape
+        (self.action_size,) = environment.action_space.shape
+
+    def reset(self, seed: int) -> FloatArray:
+        """Begin an episode; see :meth:`harness.simulators.Environment.reset`."""
+        self._zero_motors()
+        # The simulator ignores the seed given to reset and draws from numpy's global generator.
+        with seeded(seed):
+            observation, _ = self._env.reset()
+        return np.asarray(observation, dtype=np.float32)
+
+    def step(self, action: FloatArray) -> tuple[FloatArray, float, float, bool, bool]:
+        """Take one step; see :meth:`harness.simulators.Environment.step`."""
+        observation, reward, terminated, truncated, info = self._env.step(action)
+        return (
+            np.asarray(observation, dtype=np.float32),
+            float(reward),
+            float(info["cost"]),
+            bool(terminated),
+            bool(truncated),
+        )
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._env.close()
+
+    def _zero_motors(self) -> None:
+        """Take back the last episode's motor targets: PyBullet's restoreState, with which a reset begins, keeps them.
+
+        Without this the first steps of a Car or Drone depend on the episode before. A fresh environment has them at
+        zero, so the first episode stays as it is.
+        """
+        client = self._env.unwrapped.bc
+        for joint in self._env.unwrapped.agent.motor_list:
+            client.setJointMotorControl2(joint.body_id, joint.index, client.VELOCITY_CONTROL, targetVelocity=0, force=0)
+
+
+@contextmanager
+def real_streams() -> Iterator[None]:
+    """Give ``sys.stdout`` and ``sys.stderr`` back to the process inside the block.
+
+    The simulator mutes its C code through their file descriptors, which stand-ins (a test's, a notebook's) may lack.
+    """
+    with redirect_stdout(sys.__stdout__), redirect_stderr(sys.__stderr__):
+        yield
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of numpy and ``random`` inside the block, and leave them as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

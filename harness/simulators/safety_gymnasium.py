@@ -1,0 +1,56 @@
+"""Safety-Gymnasium: the navigation and the velocity tasks."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from harness.simulators import FloatArray
+from harness.tasks import Task
+
+
+class SafetyGymnasiumEnvironment:
+    """One task of Safety-Gymnasium; see :class:`harness.simulators.Environment`."""
+
+    def __init__(self, task: Task) -> None:
+        make_importable()
+        import safety_gymnasium
+
+        # DSRL's ids carry "Gymnasium" where they hide the cost in info; the native ids return it by itself.
+        native_id = task.id.replace("Offline", "Safety").replace("Gymnasium", "")
+        self._env = safety_gymnasium.make(native_id, max_episode_steps=task.max_episode_steps, disable_env_checker=True)
+        (self.observation_size,) = self._env.observation_space.shape
+        (self.action_size,) = self._env.action_space.shape
+
+    def reset(self, seed: int) -> FloatArray:
+        """Begin an episode; see :meth:`harness.simulators.Environment.reset`."""
+        observation, _ = self._env.reset(seed=seed)
+        return np.asarray(observation, dtype=np.float32)
+
+    def step(self, action: FloatArray) -> tuple[FloatArray, float, float, bool, bool]:
+        """Take one step; see :meth:`harness.simulators.Environment.step`."""
+        observation, reward, cost, terminated, truncated, _ = self._env.step(action)
+        return np.asarray(observation, dtype=np.float32), float(reward), float(cost), bool(terminated), bool(truncated)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._env.close()
+
+
+def make_importable() -> None:
+    """Let safety-gymnasium 0.4.0 import on Python 3.11; may be called again.
+
+    Its dataclasses have numpy arrays (the colours) as defaults, and since 3.11 dataclasses refuse every default that is
+    not hashable. So the colours become hashable before the modules that use them are imported. No release mends this,
+    and 0.4.0 is the version that the datasets were made with.
+    """
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output otherwise
+    from safety_gymnasium.assets.color import COLOR
+
+    class Colour(np.ndarray[Any, np.dtype[Any]]):
+        __hash__ = object.__hash__  # type: ignore[assignment]  # an ndarray has none
+
+    for name, value in COLOR.items():
+        COLOR[name] = value.view(Colour)
