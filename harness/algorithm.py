@@ -68,7 +68,7 @@ class Selection:
 
 
 class Policy(nn.Module, ABC):
-    """One replica's policy, batched over ``n`` environments. It is sent to worker processes and runs on the CPU there."""
+    """One replica's policy, batched over ``n`` environments; it is sent to worker processes and runs on the CPU."""
 
     conditions_on_limit: ClassVar[bool] = False
     """Whether the policy acts on the cost limit, so that each limit needs roll-outs of its own."""
@@ -84,7 +84,7 @@ class Policy(nn.Module, ABC):
     def act(self, observations: Tensor) -> Tensor:
         """Actions (n, action_size) for observations (n, observation_size)."""
 
-    def observe(self, rewards: Tensor, costs: Tensor) -> None:  # noqa: B027 - stateless policies need nothing
+    def observe(self, rewards: Tensor, costs: Tensor) -> None:
         """Take in what the last actions brought: rewards (n,), costs (n,)."""
 
     def noise(self, size: int) -> Tensor:

@@ -45,7 +45,7 @@ class Task:
     def normalize_reward(self, episode_return: Values) -> Values:
         """(R - min) / (max - min), as ``OfflineEnv.get_normalized_score`` of DSRL has it; not clipped."""
         span = self.max_episode_reward - self.min_episode_reward
-        return cast(Values, (episode_return - self.min_episode_reward) / span)  # type: ignore[operator]
+        return cast(Values, (episode_return - self.min_episode_reward) / span)
 
 
 def normalize_cost(cost: Values, cost_limit: Values) -> Values:

@@ -29,7 +29,7 @@ COLUMNS = (
     "reward_returns",
     "cost_returns",
 )
-"""What a batch can hold. ``done`` is terminals OR timeouts; the returns are undiscounted sums of the whole trajectory."""
+"""What a batch can hold. ``done`` is terminals OR timeouts; returns are undiscounted, of the whole trajectory."""
 
 # Logged actions of unbounded Gaussian policies may leave [-1, 1] a little (the simulator clips them); actions that
 # were never scaled to it leave it by far.

@@ -1,0 +1,266 @@
+"""From a suite to cells, and from cells to jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness import registry
+from harness.algorithm import Hyperparameters, Replica
+from harness.data.dataset import Source, require_file
+from harness.errors import UserError, nearest
+from harness.suite import Evaluation, SuiteFile
+from harness.tasks import Task, find_task, matches, select_tasks
+
+if TYPE_CHECKING:
+    from harness.algorithm import Algorithm
+
+# Raised when what a cell's results contain changes, so that older ones are not reused.
+SCHEMA = 1
+
+
+class Cell(BaseModel):
+    """One line of the experiment's grid, with everything that determines its results. Its hash names them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA
+    task: str
+    algorithm: str
+    algorithm_version: int
+    hyperparameters: dict[str, Any]
+    seed: int
+    cost_limit: float | None
+    """The limit that training aims at; ``None`` where it ignores the limit."""
+    evaluation_limits: tuple[float, ...]
+    """The limits at which its policies are evaluated."""
+    evaluation: Evaluation
+    source: Source
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hexadecimal digits of the content's SHA-256."""
+        return _digest(self.model_dump(mode="json"))
+
+    @cached_property
+    def group(self) -> str:
+        """Equal for cells that may train side by side: all but seed and limits is the same."""
+        return _digest(self.model_dump(mode="json", exclude={"seed", "cost_limit", "evaluation_limits"}))
+
+    @property
+    def config(self) -> Hyperparameters:
+        """The hyperparameters as the algorithm's own model."""
+        return registry.load(self.algorithm).Hyperparameters.model_validate(self.hyperparameters)
+
+    @property
+    def replica(self) -> Replica:
+        """The agent that this cell trains.
+
+        Its random numbers depend on task, algorithm, seed and training limit, not on hyperparameters or evaluation:
+        settings are compared on the same draws.
+        """
+        return Replica(self.seed, self.cost_limit, f"{self.task}|{self.algorithm}")
+
+    def describe(self) -> str:
+        """For people: ``BallRun bc seed 0 limit 10``."""
+        limit = "" if self.cost_limit is None else f" limit {self.cost_limit:g}"
+        return f"{find_task(self.task).name} {self.algorithm} seed {self.seed}{limit}"
+
+
+class PlannedCell(BaseModel):
+    """A cell, and what the suite calls its rows in tables."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell: Cell
+    label: str
+    """The algorithm's label in the suite, with the point of its grid."""
+    rows: dict[str, str]
+    """Row names of the leaderboard by policy."""
+
+
+class Plan(BaseModel):
+    """Everything that a suite runs. It is stored beside the results, which it alone can tell complete or not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suite: str
+    description: str
+    source: Source
+    cells: list[PlannedCell]
+
+
+class Job(BaseModel):
+    """Cells that train side by side, as replicas of one group."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cells: tuple[Cell, ...]
+
+    @cached_property
+    def id(self) -> str:
+        """Names the job's checkpoint."""
+        return _digest([cell.hash for cell in self.cells])
+
+    @property
+    def task(self) -> Task:
+        """The task of every cell."""
+        return find_task(self.cells[0].task)
+
+    @property
+    def algorithm(self) -> str:
+        """The algorithm of every cell."""
+        return self.cells[0].algorithm
+
+    def describe(self) -> str:
+        """For people: ``BallRun bc, 3 replicas``."""
+        count = f"{len(self.cells)} replicas" if len(self.cells) > 1 else "1 replica"
+        mode = self.cells[0].hyperparameters.get("mode")
+        return f"{self.task.name} {self.algorithm}{f' {mode}' if mode else ''}, {count}"
+
+
+def make_plan(file: SuiteFile) -> Plan:
+    """The cells of a suite, in a stable order: by task, algorithm, grid point, limit, seed.
+
+    Raises:
+        UserError: a task, algorithm or hyperparameter is unknown or wrong, or a dataset is missing.
+    """
+    suite = file.suite
+    tasks: list[Task] = []
+    for index, pattern in enumerate(suite.tasks):
+        try:
+            tasks += [task for task in select_tasks([pattern]) if task not in tasks]
+        except UserError as error:
+            raise file.error(str(error), "tasks", index) from error
+    tasks = select_tasks(task.id for task in tasks)
+    planned: list[tuple[Cell, str, tuple[str, ...]]] = []
+    for task in tasks:
+        for label, entry in suite.algorithms.items():
+            for settings, point in _settings(file, label, task):
+                algorithm = registry.load(entry.algorithm or label)
+                name = label + (f" {point}" if point else "")
+                config = _validate(file, label, entry.algorithm or label, algorithm, settings)
+                limits = tuple(suite.cost_limits or task.cost_limits)
+                depends = algorithm.depends_on_cost_limit(config)
+                for limit, seed in itertools.product(limits if depends else (None,), suite.seeds):
+                    cell = Cell(
+                        task=task.id,
+                        algorithm=entry.algorithm or label,
+                        algorithm_version=algorithm.version,
+                        hyperparameters=config.model_dump(mode="json"),
+                        seed=seed,
+                        cost_limit=limit,
+                        evaluation_limits=limits if limit is None else (limit,),
+                        evaluation=suite.evaluation,
+                        source=suite.data.source,
+                    )
+                    planned.append((cell, name, algorithm.policy_names(config)))
+    for task in tasks:
+        try:
+            require_file(task, suite.data.source)
+        except UserError as error:
+            raise file.error(str(error), "tasks") from error
+    return Plan(
+        suite=suite.name, description=suite.description, source=suite.data.source, cells=_with_rows(file, planned)
+    )
+
+
+def make_jobs(cells: Iterable[Cell]) -> list[Job]:
+    """Group cells that may train side by side, in the cells' order, at most ``max_replicas`` to a job."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.group, []).append(cell)
+    jobs = []
+    for group in groups.values():
+        size = registry.load(group[0].algorithm).max_replicas or len(group)
+        jobs += [Job(cells=tuple(group[start : start + size])) for start in range(0, len(group), size)]
+    return jobs
+
+
+def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[str, Any], str]]:
+    """What the suite sets for one label and task, and the name of the grid's point, for every point."""
+    entry = file.suite.algorithms[label]
+    name = entry.algorithm or label
+    try:
+        algorithm = registry.load(name)
+    except UserError as error:
+        raise file.error(str(error), "algorithms", label) from error
+    base = algorithm.published(task)
+    if file.suite.steps is not None:
+        base["steps"] = file.suite.steps
+    base |= entry.hyperparameters
+    for pattern, values in entry.tasks.items():
+        select_tasks_or_fail(file, label, pattern)
+        if matches(task, pattern):
+            base |= values
+    for point in itertools.product(*entry.grid.values()):
+        chosen = dict(zip(entry.grid, point, strict=True))
+        yield base | chosen, " ".join(f"{key}={value}" for key, value in chosen.items())
+
+
+def select_tasks_or_fail(file: SuiteFile, label: str, pattern: str) -> None:
+    """Refuse a per-task setting whose pattern names no task at all.
+
+    Raises:
+        UserError: with the line of the pattern.
+    """
+    try:
+        select_tasks([pattern])
+    except UserError as error:
+        raise file.error(str(error), "algorithms", label, "tasks", pattern) from error
+
+
+def _validate(
+    file: SuiteFile, label: str, name: str, algorithm: type[Algorithm[Any]], settings: dict[str, Any]
+) -> Hyperparameters:
+    try:
+        return algorithm.Hyperparameters.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        known = list(algorithm.Hyperparameters.model_fields)
+        if first["type"] == "extra_forbidden":
+            message = (
+                f"{name} has no hyperparameter {key!r}.{nearest(key, known)} 'lspc-bench algorithms {name}' lists them."
+            )
+        else:
+            message = f"hyperparameter {key!r} of {name}: {first['msg']}, not {first['input']!r}"
+        raise file.error(message, *_place(file, label, key)) from error
+
+
+def _place(file: SuiteFile, label: str, key: str) -> tuple[str, ...]:
+    """Where a suite sets a hyperparameter."""
+    entry = file.suite.algorithms[label]
+    if key in entry.grid:
+        return ("algorithms", label, "grid", key)
+    for pattern, values in entry.tasks.items():
+        if key in values:
+            return ("algorithms", label, "tasks", pattern, key)
+    if key == "steps" and key not in entry.hyperparameters:
+        return ("steps",)
+    return ("algorithms", label, "hyperparameters", key)
+
+
+def _with_rows(file: SuiteFile, planned: list[tuple[Cell, str, tuple[str, ...]]]) -> list[PlannedCell]:
+    """Name the leaderboard's rows after the policies; where labels or grid points share a policy, add them."""
+    labels = {(label, policy) for _, label, policies in planned for policy in policies}
+    shared = {policy for policy, count in Counter(policy for _, policy in labels).items() if count > 1}
+    cells: dict[str, PlannedCell] = {}
+    for cell, label, policies in planned:
+        rows = {policy: f"{policy} [{label}]" if policy in shared else policy for policy in policies}
+        other = cells.setdefault(cell.hash, PlannedCell(cell=cell, label=label, rows=rows))
+        if other.label != label:
+            raise file.error(f"{label!r} and {other.label!r} are the same experiment", "algorithms", label.split()[0])
+    return list(cells.values())
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,102 @@
+"""Algorithm plugins by name: the built-ins, and the entry points of installed packages, each loaded when asked for.
+
+A package offers a plugin in its own pyproject.toml::
+
+    [project.entry-points."lspc_bench.algorithms"]
+    my-algorithm = "my_package.my_module:MyAlgorithm"
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from algorithms import BUILTINS
+from harness.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from harness.algorithm import Algorithm
+
+GROUP = "lspc_bench.algorithms"
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A name and where it leads; nothing is imported yet.
+
+    Args:
+        name: as suites write it.
+        target: ``module:attribute``.
+        origin: ``built-in``, or the distribution that offers it.
+        problem: why it cannot be used, as far as that is known without loading it.
+    """
+
+    name: str
+    target: str
+    origin: str
+    problem: str | None = None
+
+
+@cache
+def plugins() -> dict[str, Plugin]:
+    """Every plugin by name. A name that two packages offer belongs to the built-in or else to nobody."""
+    found = {name: Plugin(name, target, "built-in") for name, target in BUILTINS.items()}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        origin = f"package {point.dist.name} {point.dist.version}" if point.dist else "an unnamed package"
+        other = found.get(point.name)
+        if not NAME.fullmatch(point.name):
+            problem = "its name is not of lower-case letters, digits and single dashes"
+        elif other is None:
+            found[point.name] = Plugin(point.name, point.value, origin)
+            continue
+        elif (other.target, other.origin) == (point.value, origin):
+            continue
+        else:
+            problem = f"the name {point.name!r} is taken by {other.target} ({other.origin})"
+        # Kept under a key that no suite can name, so that it is listed with its reason.
+        found[f"{point.name} ({origin})"] = Plugin(point.name, point.value, origin, problem)
+        if other is not None and other.origin != "built-in":
+            reason = f"the name {point.name!r} is offered by {point.value} ({origin}) too"
+            found[point.name] = Plugin(other.name, other.target, other.origin, reason)
+    return found
+
+
+def load(name: str) -> type[Algorithm[Any]]:
+    """The algorithm of this name.
+
+    Raises:
+        UserError: no such name, two packages claim it, or the plugin fails to import or is no algorithm; the message
+            names the plugin and its origin.
+    """
+    plugin = plugins().get(name)
+    if plugin is None:
+        raise UserError(f"unknown algorithm {name!r}.{nearest(name, plugins())} 'lspc-bench algorithms' lists them.")
+    if plugin.problem:
+        raise UserError(f"the algorithm {plugin.name!r} of {plugin.origin} cannot be used: {plugin.problem}")
+    return _import(plugin)
+
+
+@cache
+def _import(plugin: Plugin) -> type[Algorithm[Any]]:
+    from harness.algorithm import Algorithm, Hyperparameters
+
+    where = f"the algorithm {plugin.name!r} ({plugin.target}, {plugin.origin})"
+    module, _, attribute = plugin.target.partition(":")
+    try:
+        loaded = getattr(import_module(module), attribute)
+    except Exception as error:  # whatever a stranger's module raises must not take the tool down
+        raise UserError(f"{where} fails to import: {type(error).__name__}: {error}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Algorithm)):
+        raise UserError(f"{where} is no subclass of harness.algorithm.Algorithm")
+    missing = sorted(getattr(loaded, "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"{where} does not implement {', '.join(missing)}")
+    model = getattr(loaded, "Hyperparameters", None)
+    if not (isinstance(model, type) and issubclass(model, Hyperparameters)):
+        raise UserError(f"{where} has no Hyperparameters, a subclass of harness.algorithm.Hyperparameters")
+    return loaded
