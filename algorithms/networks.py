@@ -5,6 +5,7 @@ One replica's slice is initialised, and computes, exactly as ``torch.nn.Linear``
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -81,8 +82,7 @@ class StackedMLP(nn.Module):
         super().__init__()
         self.ensemble = ensemble
         self.layers = nn.ModuleList(
-            StackedLinear(generators, inputs, outputs, ensemble, dtype)
-            for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True)
+            StackedLinear(generators, inputs, outputs, ensemble, dtype) for inputs, outputs in itertools.pairwise(sizes)
         )
 
     def forward(self, x: Tensor) -> Tensor:

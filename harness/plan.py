@@ -120,10 +120,10 @@ class Job(BaseModel):
         return self.cells[0].algorithm
 
     def describe(self) -> str:
-        """For people: ``BallRun bc, 3 replicas``."""
+        """For people: ``BallRun bc (bc-safe), 3 replicas``."""
         count = f"{len(self.cells)} replicas" if len(self.cells) > 1 else "1 replica"
-        mode = self.cells[0].hyperparameters.get("mode")
-        return f"{self.task.name} {self.algorithm}{f' {mode}' if mode else ''}, {count}"
+        policies = registry.load(self.algorithm).policy_names(self.cells[0].config)
+        return f"{self.task.name} {self.algorithm} ({', '.join(policies)}), {count}"
 
 
 def make_plan(file: SuiteFile) -> Plan:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -217,7 +217,7 @@ def _model_at(place: Place) -> type[BaseModel] | None:
     for part in place:
         if part not in model.model_fields:
             continue  # a label of the user's
-        annotation = model.model_fields[cast(str, part)].annotation
+        annotation = model.model_fields[part].annotation
         inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
         models = [kind for kind in inner if issubclass(kind, BaseModel)]
         if not models:

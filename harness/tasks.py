@@ -45,12 +45,12 @@ class Task:
     def normalize_reward(self, episode_return: Values) -> Values:
         """(R - min) / (max - min), as ``OfflineEnv.get_normalized_score`` of DSRL has it; not clipped."""
         span = self.max_episode_reward - self.min_episode_reward
-        return cast(Values, (episode_return - self.min_episode_reward) / span)
+        return cast(Values, (episode_return - self.min_episode_reward) / span)  # type: ignore[operator]
 
 
 def normalize_cost(cost: Values, cost_limit: Values) -> Values:
     """(C + e) / (limit + e) with e = 1 where the limit is 0 and 0 elsewhere, as DSRL has it. Safe means at most 1."""
-    epsilon = (cost_limit == 0) * 1.0  # type: ignore[operator]
+    epsilon = (cost_limit == 0) * 1.0
     return cast(Values, (cost + epsilon) / (cost_limit + epsilon))  # type: ignore[operator]
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from harness import simulators
 from harness.data.behaviours import COLLECTABLE, SCRIPTS, Behaviour, Controller
 from harness.errors import UserError
+from harness.files import file_sha256, replacing
 from harness.simulators import Environment
 from harness.tasks import Task
 
@@ -111,7 +109,7 @@ def collect(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as data_file, replacing(manifest_path(path)) as manifest_file:
         write(data_file, arrays, {key: manifest[key] for key in ("task", "label", "command")})
-        manifest["sha256"] = hashlib.sha256(data_file.read_bytes()).hexdigest()
+        manifest["sha256"] = file_sha256(data_file)
         manifest_file.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return manifest
 
@@ -170,16 +168,3 @@ def write(path: Path, arrays: Arrays, attributes: dict[str, str]) -> None:
             file.create_dataset(
                 key, data=array, compression="gzip", compression_opts=9, shuffle=True, track_times=False
             )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path`` that takes its place when the block ends well and goes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from harness.data.trajectories import Trajectories
 from harness.errors import UserError
+from harness.files import file_sha256
 from harness.tasks import Task
 
 Source = Literal["dsrl", "demo"]
@@ -212,9 +212,3 @@ def examine(arrays: dict[str, NDArray[Any]], task: Task) -> tuple[list[str], lis
     if not (arrays["terminals"][-1] or arrays["timeouts"][-1]):
         warnings.append("the last trajectory has no end; it counts as a trajectory of its own")
     return problems, warnings
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

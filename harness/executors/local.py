@@ -1,0 +1,264 @@
+"""Run jobs one after the other in this process, with roll-outs beside them in worker processes."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import subprocess
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+
+from harness import registry
+from harness.algorithm import Selection
+from harness.data.dataset import Dataset, Source, load_dataset
+from harness.errors import UserError
+from harness.evaluation import Evaluator
+from harness.plan import Cell, Job, make_jobs
+from harness.store import Status, Store
+from harness.tasks import Task
+from harness.training import Training
+
+PACKAGES = ("lspc-bench", "torch", "numpy", "gymnasium", "bullet-safety-gym", "pybullet", "safety-gymnasium", "mujoco")
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The user asked to stop; the job under way has been checkpointed."""
+
+
+class Progress(Protocol):
+    """Who is told how things go."""
+
+    def job(self, description: str, step: int, steps: int) -> None:
+        """A job begins, or goes on, at a step."""
+
+    def trained(self, step: int) -> None:
+        """The job has reached a step."""
+
+    def evaluated(self, episodes: int) -> None:
+        """More episodes are back."""
+
+    def cell(self, cell: Cell, status: Status) -> None:
+        """A cell ended."""
+
+    def note(self, text: str) -> None:
+        """Something the user should read."""
+
+
+class LocalExecutor:
+    """Runs jobs to the end, whatever single cells do.
+
+    Args:
+        store: where results go; locked by the caller.
+        device: where to train.
+        workers: evaluation processes.
+        progress: who is told.
+        checkpoint_seconds: the longest that a crash may cost.
+    """
+
+    def __init__(
+        self, store: Store, device: str, workers: int, progress: Progress, checkpoint_seconds: float = 60.0
+    ) -> None:
+        self.store, self.device, self.progress = store, device, progress
+        self.evaluator = Evaluator(workers)
+        self.checkpoint_seconds = checkpoint_seconds
+        self.ended: dict[str, Status] = {}
+        self.record = provenance()
+        self._active: list[Training] = []
+        self._dataset: Dataset | None = None
+        self._stop = False
+
+    def run(self, jobs: Sequence[Job]) -> dict[str, Status]:
+        """Run the jobs.
+
+        Returns:
+            How each cell ended, by its hash.
+
+        Raises:
+            Interrupted: the user asked to stop.
+        """
+        queue = deque(jobs)
+        with self.evaluator, self._signals():
+            while queue:
+                job = queue.popleft()
+                try:
+                    self._train(job)
+                except UserError as error:
+                    self._fail(job, str(error))
+                except Exception:  # a plugin's: its cells fail, the others go on
+                    reason = traceback.format_exc()
+                    self._active = [training for training in self._active if training.job.id != job.id]
+                    self.store.remove_checkpoint(job)
+                    if len(job.cells) > 1:
+                        self.progress.note(f"{job.describe()} failed; trying its replicas one by one")
+                        queue.extendleft(Job(cells=(cell,)) for cell in reversed(job.cells))
+                    else:
+                        self._fail(job, reason)
+            while self._active:
+                self._poll()
+                time.sleep(0.02)
+        return self.ended
+
+    def _train(self, job: Job) -> None:
+        dataset = self._load(job.task, job.cells[0].source)
+        job, selections = self._select(job, dataset)
+        if not job.cells:
+            return
+        for cell in job.cells:
+            if self.store.status(cell).state != "done":
+                self.store.set_status(cell, Status("running"))
+        training = Training(job, dataset, selections, self.store, self.evaluator, self.device)
+        self._active.append(training)
+        self.progress.job(job.describe(), training.step, training.steps)
+        last = time.monotonic()
+
+        def pause() -> bool:
+            nonlocal last
+            self._poll(but=training)
+            self.progress.trained(training.step)
+            if not self._stop and time.monotonic() - last > self.checkpoint_seconds:
+                training.checkpoint()
+                last = time.monotonic()
+            return self._stop
+
+        training.advance(pause)
+        training.checkpoint()
+        self._poll()
+
+    def _poll(self, but: Training | None = None) -> None:
+        """Take in roll-outs, and finish the jobs that are complete.
+
+        Raises:
+            Interrupted: the user asked to stop; every job's last state is kept.
+        """
+        for training in list(self._active):
+            self.progress.evaluated(training.collect())
+            if self._stop and training is not but:
+                training.checkpoint()
+            if training.step == training.steps and not training.waiting and training is not but:
+                for index, status in training.finish(self.record).items():
+                    self._end(training.job.cells[index], status)
+                self._active.remove(training)
+        if self._stop and but is None:
+            raise Interrupted
+
+    def _load(self, task: Task, source: Source) -> Dataset:
+        if self._dataset is None or (self._dataset.task, self._dataset.source) != (task, source):
+            self._dataset = load_dataset(task, source)
+            for warning in self._dataset.warnings:
+                self.progress.note(f"{self._dataset.path.name}: {warning}")
+        return self._dataset
+
+    def _select(self, job: Job, dataset: Dataset) -> tuple[Job, list[Selection]]:
+        """What each replica trains on; a replica that is left with nothing fails alone."""
+        algorithm, config = registry.load(job.algorithm), job.cells[0].config
+        kept: list[tuple[Cell, Selection]] = []
+        for cell in job.cells:
+            try:
+                kept.append((cell, algorithm.select(dataset, config, cell.replica)))
+            except UserError as error:
+                self._fail(Job(cells=(cell,)), str(error))
+        return Job(cells=tuple(cell for cell, _ in kept)), [selection for _, selection in kept]
+
+    def _fail(self, job: Job, reason: str) -> None:
+        for cell in job.cells:
+            status = Status("failed", reason)
+            self.store.set_status(cell, status)
+            self._end(cell, status)
+
+    def _end(self, cell: Cell, status: Status) -> None:
+        if cell.hash not in self.ended:
+            self.ended[cell.hash] = status
+            self.progress.cell(cell, status)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first interrupt ends the run at the next safe point, the second at once."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            self.progress.note("stopping at the next safe point; interrupt again to stop at once")
+
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def resume(store: Store, cells: Sequence[Cell]) -> list[Job]:
+    """The jobs for cells that are not done: unfinished groups as they were, the others grouped anew.
+
+    A checkpoint holds a whole group. It goes on as that group, so that the results are the same to the last bit as
+    without the interruption; cells of it that are done already, or diverged, are not written again.
+    """
+    wanted = {cell.hash for cell in cells}
+    resumed: list[Job] = []
+    for job in store.unfinished_jobs():
+        if any(cell.hash in wanted for cell in job.cells):
+            resumed.append(job)
+        elif all(store.status(cell).state == "done" for cell in job.cells):
+            store.remove_checkpoint(job)  # killed between the last result and the removal
+    covered = {cell.hash for job in resumed for cell in job.cells}
+    fresh = make_jobs(cell for cell in cells if cell.hash not in covered)
+    order = {cell.hash: index for index, cell in enumerate(cells)}
+
+    def first(job: Job) -> int:
+        return min(order[cell.hash] for cell in job.cells if cell.hash in order)
+
+    return sorted([*resumed, *fresh], key=first)
+
+
+def provenance() -> dict[str, Any]:
+    """What the results are made with: versions, git commit, machine, time."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    source = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(source), "rev-parse", "HEAD"],  # noqa: S607 - whichever git the user has
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None  # an installed wheel
+    return {
+        "versions": versions,
+        "git_commit": commit,
+        "platform": platform.platform(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def resolve_device(name: str) -> str:
+    """``auto`` is the first GPU where there is one.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        index = int(name.partition(":")[2] or 0)
+        if not torch.cuda.is_available():
+            raise UserError("--device cuda: this machine, or this build of torch, has no CUDA")
+        if index >= torch.cuda.device_count():
+            raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    return name

@@ -1,0 +1,217 @@
+"""Results on disk.
+
+::
+
+    <root>/suites/<suite>.json        the plan: which cells belong to a suite, and their row names
+    <root>/jobs/<job id>.checkpoint   all of an unfinished job, one file
+    <root>/<cell hash>/               cell.json, episodes.parquet, training.parquet, policy.safetensors, status.json
+
+Raw values are stored; normalisation, limits and statistics are applied when reading. Every write is atomic, and a
+cell's status is written last: what is done is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from harness.errors import UserError
+from harness.files import replacing, write_json
+from harness.plan import Cell, Job, Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+State = Literal["missing", "running", "done", "failed", "diverged"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a cell stands; ``reason`` says why it failed, with the traceback where there is one."""
+
+    state: State
+    reason: str = ""
+
+    @property
+    def brief(self) -> str:
+        """The reason's last line: of a traceback, the exception."""
+        return self.reason.strip().splitlines()[-1] if self.reason.strip() else ""
+
+
+class Store:
+    """The results folder ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def existing(cls, root: Path) -> Store:
+        """A results folder to read.
+
+        Raises:
+            UserError: there are no results.
+        """
+        store = cls(root)
+        if not root.is_dir():
+            raise UserError(f"no results folder {str(root)!r}; 'lspc-bench run SUITE --results DIR' makes one")
+        if not any((root / "suites").glob("*.json")):
+            raise UserError(f"{str(root)!r} holds no results of a suite")
+        return store
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing; the lock goes with the process, however it ends.
+
+        Raises:
+            UserError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            for folder in (self.root, self.root / "suites", self.root / "jobs"):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"cannot write results to {str(self.root)!r}: {error.strerror}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"another run is writing to {str(self.root)!r}") from error
+            # Left by a process that was killed while writing; nobody else writes here now.
+            for leftover in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
+                leftover.unlink()
+            yield
+
+    # Plans
+
+    def write_plan(self, plan: Plan) -> None:
+        """Note which cells belong to a suite; replaces the suite's earlier plan."""
+        write_json(self.root / "suites" / f"{plan.suite}.json", plan.model_dump(mode="json"))
+
+    def plans(self) -> list[Plan]:
+        """The plans of all suites that ran here, by name.
+
+        Raises:
+            UserError: a plan cannot be read.
+        """
+        plans = []
+        for path in sorted((self.root / "suites").glob("*.json")):
+            try:
+                plans.append(Plan.model_validate_json(path.read_bytes()))
+            except (OSError, ValidationError) as error:
+                raise UserError(f"not a plan that this version can read: {error}", where=str(path)) from error
+        return plans
+
+    # Cells
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell's results lie."""
+        return self.root / cell.hash
+
+    def status(self, cell: Cell) -> Status:
+        """How a cell stands."""
+        try:
+            content = json.loads((self.folder(cell) / "status.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return Status("missing")
+        return Status(content["state"], content["reason"])
+
+    def set_status(self, cell: Cell, status: Status) -> None:
+        """Record how a cell stands."""
+        self.folder(cell).mkdir(exist_ok=True)
+        write_json(self.folder(cell) / "status.json", asdict(status))
+
+    def write_results(
+        self,
+        cell: Cell,
+        record: Mapping[str, Any],
+        episodes: pd.DataFrame,
+        training: pd.DataFrame,
+        policies: Mapping[str, Tensor],
+    ) -> None:
+        """Write all of a finished cell, its status last.
+
+        Args:
+            cell: the cell.
+            record: what it ran with: versions, dataset, device, group, wall time.
+            episodes: a row an evaluation episode: step, policy, cost_limit, episode, seed, return, cost, length.
+            training: a row for every stretch of steps: step and the mean of each metric over it.
+            policies: the last checkpoint's weights, ``<policy>/<parameter>``.
+        """
+        from safetensors.torch import save_file
+
+        folder = self.folder(cell)
+        folder.mkdir(exist_ok=True)
+        for name, frame in (("episodes", episodes), ("training", training)):
+            with replacing(folder / f"{name}.parquet") as temporary:
+                frame.to_parquet(temporary, index=False)
+        with replacing(folder / "policy.safetensors") as temporary:
+            save_file(dict(policies), temporary)
+        write_json(folder / "cell.json", {"cell": cell.model_dump(mode="json"), **record})
+        self.set_status(cell, Status("done"))
+
+    def record(self, cell: Cell) -> dict[str, Any]:
+        """What a finished cell ran with, as :meth:`write_results` was given it."""
+        content: dict[str, Any] = json.loads((self.folder(cell) / "cell.json").read_text(encoding="utf-8"))
+        return content
+
+    def episodes(self, cell: Cell) -> pd.DataFrame:
+        """The evaluation episodes of a finished cell."""
+        import pandas as pd
+
+        return pd.read_parquet(self.folder(cell) / "episodes.parquet")
+
+    def training(self, cell: Cell) -> pd.DataFrame:
+        """The training metrics of a finished cell."""
+        import pandas as pd
+
+        return pd.read_parquet(self.folder(cell) / "training.parquet")
+
+    def forget(self, cell: Cell) -> None:
+        """Remove all that is stored of a cell; its status goes first."""
+        (self.folder(cell) / "status.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder(cell), ignore_errors=True)
+
+    # Checkpoints
+
+    def checkpoint_path(self, job: Job) -> Path:
+        """Where a job's checkpoint lies."""
+        return self.root / "jobs" / f"{job.id}.checkpoint"
+
+    def write_checkpoint(self, job: Job, content: Mapping[str, Any]) -> None:
+        """Keep all that the job needs to go on, in one file."""
+        import torch
+
+        with replacing(self.checkpoint_path(job)) as temporary:
+            torch.save({"job": job.model_dump_json(), **content}, temporary)
+
+    def read_checkpoint(self, job: Job) -> dict[str, Any] | None:
+        """What :meth:`write_checkpoint` kept, or ``None``. No code of the file is run."""
+        import torch
+
+        if not self.checkpoint_path(job).exists():
+            return None
+        content: dict[str, Any] = torch.load(self.checkpoint_path(job), map_location="cpu", weights_only=True)
+        return content
+
+    def remove_checkpoint(self, job: Job) -> None:
+        """The job is over."""
+        self.checkpoint_path(job).unlink(missing_ok=True)
+
+    def unfinished_jobs(self) -> list[Job]:
+        """The jobs that left a checkpoint."""
+        import torch
+
+        jobs = []
+        for path in sorted((self.root / "jobs").glob("*.checkpoint")):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            jobs.append(Job.model_validate_json(content["job"]))
+        return jobs

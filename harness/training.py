@@ -1,0 +1,314 @@
+"""The loop of one job: blocks of update steps, learning curves, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness import registry
+from harness.algorithm import Policy, Selection
+from harness.data.dataset import Dataset
+from harness.data.draws import Draws
+from harness.errors import UserError
+from harness.evaluation import Episode, Evaluator, episode_seeds
+from harness.plan import Cell, Job
+from harness.store import Status, Store
+
+LOG_POINTS = 200
+"""Rows of training.parquet, and how often replicas are checked for divergence, over a whole training run."""
+
+Row = dict[str, Any]
+
+
+@dataclass
+class PendingEvaluation:
+    """A policy whose roll-outs are not all back yet; it is part of the checkpoint."""
+
+    replica: int
+    step: int
+    name: str
+    cost_limit: float | None
+    policy: Policy
+    futures: list[Future[list[Episode]]] = field(default_factory=list)
+
+
+class Training:
+    """One job from its first step, or its last checkpoint, to its cells' results.
+
+    Args:
+        job: the cells, one a replica.
+        dataset: of the job's task.
+        selections: what of the dataset each replica trains on.
+        store: where results and checkpoints go.
+        evaluator: rolls the policies out.
+        device: where to train.
+        dtype: of parameters and data.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        dataset: Dataset,
+        selections: Sequence[Selection],
+        store: Store,
+        evaluator: Evaluator,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        algorithm, config = registry.load(job.algorithm), job.cells[0].config
+        self.job, self.dataset, self.store, self.evaluator = job, dataset, store, evaluator
+        self.device = torch.device(device)
+        self.evaluation = job.cells[0].evaluation
+        self.steps = config.steps
+        self.log_every = max(1, self.steps // LOG_POINTS)
+        replicas = [cell.replica for cell in job.cells]
+        self.algorithm = algorithm(config, job.task, replicas, device, dtype)
+        self.draws = Draws(
+            replicas,
+            [None if chosen.rows is None else torch.as_tensor(chosen.rows) for chosen in selections],
+            len(dataset),
+            config.batch_size,
+            algorithm.noise(config, job.task),
+            device,
+            dtype,
+        )
+        self.columns = {
+            name: torch.as_tensor(dataset.column(name), dtype=dtype).to(device) for name in algorithm.columns(config)
+        }
+        self.step = 0
+        self.seconds = 0.0
+        self.curve: list[Row] = []
+        self.episodes: list[Row] = []
+        self.pending: list[PendingEvaluation] = []
+        self.stopped: dict[int, str] = {}  # diverged replicas
+        self.failed_evaluations: dict[int, str] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._restore()
+
+    # Training
+
+    def advance(self, stop: Callable[[], bool]) -> None:
+        """Train until the last step, or until ``stop()`` says so; it is asked whenever metrics reach the host."""
+        begun = time.monotonic()
+        while self.step < self.steps and not stop():
+            target = self._next_pause()
+            while self.step < target:
+                self._update()
+            if self.step % self.log_every == 0 or self.step == self.steps:
+                self._log()
+            if len(self.stopped) == len(self.job.cells):
+                self.step = self.steps
+            elif self._evaluation_due():
+                self._evaluate()
+        self.seconds += time.monotonic() - begun
+
+    def _next_pause(self) -> int:
+        """The next step at which something is to be done."""
+        pauses = [self.steps, (self.step // self.log_every + 1) * self.log_every]
+        if self.evaluation.every:
+            pauses.append((self.step // self.evaluation.every + 1) * self.evaluation.every)
+        return min(pauses)
+
+    def _update(self) -> None:
+        indices, noise = self.draws.at(self.step)
+        batch = {name: column[indices] for name, column in self.columns.items()}
+        for name, value in self.algorithm.update(batch, noise).items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self.step += 1
+
+    def _log(self) -> None:
+        """Bring the mean metrics since the last time to the host; stop replicas whose metrics are not finite."""
+        stretch = self.step - (self.curve[-1]["step"] if self.curve else 0)
+        means = {name: (total / stretch).tolist() for name, total in self._sums.items()}
+        self._sums = {}
+        self.curve.append({"step": self.step, **means})
+        for index in range(len(self.job.cells)):
+            wrong = [name for name, values in means.items() if not np.isfinite(values[index])]
+            if wrong and index not in self.stopped:
+                first = self.step - stretch + 1
+                self.stopped[index] = f"diverged: {', '.join(wrong)} not finite in steps {first} to {self.step}"
+                self.pending = [pending for pending in self.pending if pending.replica != index]
+
+    # Evaluation
+
+    def _evaluation_due(self) -> bool:
+        every = self.evaluation.every
+        return self.step == self.steps or bool(every and self.step % every == 0)
+
+    def _evaluate(self) -> None:
+        for index, cell in enumerate(self.job.cells):
+            if index in self.stopped:
+                continue
+            for name, policy in self.algorithm.policies(index).items():
+                for limit in cell.evaluation_limits if policy.conditions_on_limit else (None,):
+                    pending = PendingEvaluation(index, self.step, name, limit, policy)
+                    self.pending.append(pending)
+                    self._submit(pending)
+
+    def _submit(self, pending: PendingEvaluation) -> None:
+        count = self.evaluation.final if pending.step == self.steps else self.evaluation.episodes
+        seeds = episode_seeds(self.job.task, self.job.cells[pending.replica].seed, count)
+        policy = pending.policy.float()
+        pending.futures = self.evaluator.submit(self.job.task, policy, seeds, pending.cost_limit)
+
+    def collect(self) -> int:
+        """Take in the roll-outs that are back.
+
+        Returns:
+            How many episodes came back.
+        """
+        count = 0
+        remaining = []
+        for pending in self.pending:
+            if not pending.futures or not all(future.done() for future in pending.futures):
+                remaining.append(pending)
+                continue
+            episodes: list[Episode] = []
+            try:
+                for future in pending.futures:
+                    episodes += future.result()
+            except Exception as error:  # a policy's own exception, or the worker's death
+                reason = _evaluation_failure(pending, error)
+                self.failed_evaluations.setdefault(pending.replica, reason)
+                pending.futures = []
+                remaining.append(pending)  # stays in the checkpoint: the next run tries it again
+                continue
+            count += len(episodes)
+            for index, episode in enumerate(episodes):
+                row = {"replica": pending.replica, "step": pending.step, "policy": pending.name}
+                self.episodes.append({**row, "cost_limit": pending.cost_limit, "episode": index, **asdict(episode)})
+        self.pending = remaining
+        return count
+
+    @property
+    def waiting(self) -> bool:
+        """Whether roll-outs are still under way."""
+        return any(pending.futures for pending in self.pending)
+
+    # Checkpoints
+
+    def checkpoint(self) -> None:
+        """Keep everything: what is trained, what came back, and the policies whose roll-outs did not."""
+        self.store.write_checkpoint(
+            self.job,
+            {
+                "dataset": self.dataset.sha256,
+                "step": self.step,
+                "seconds": self.seconds,
+                "algorithm": self.algorithm.state_dict(),
+                "draws": self.draws.state_dict(),
+                "sums": self._sums,
+                "curve": self.curve,
+                "episodes": self.episodes,
+                "stopped": self.stopped,
+                "pending": [
+                    {
+                        "replica": pending.replica,
+                        "step": pending.step,
+                        "name": pending.name,
+                        "cost_limit": pending.cost_limit,
+                        "policy": pending.policy.state_dict(),
+                    }
+                    for pending in self.pending
+                ],
+            },
+        )
+
+    def _restore(self) -> None:
+        state = self.store.read_checkpoint(self.job)
+        if state is None:
+            return
+        if state["dataset"] != self.dataset.sha256:
+            raise UserError(
+                f"{self.dataset.path} has changed since this job's checkpoint was written; put the old file back, or "
+                "start afresh with --overwrite always"
+            )
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.draws.load_state_dict(state["draws"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.curve, self.episodes, self.stopped = state["curve"], state["episodes"], state["stopped"]
+        self._sums = {name: total.to(self.device) for name, total in state["sums"].items()}
+        for kept in state["pending"]:
+            policy = self.algorithm.policies(kept["replica"])[kept["name"]]
+            policy.load_state_dict(kept["policy"])
+            pending = PendingEvaluation(kept["replica"], kept["step"], kept["name"], kept["cost_limit"], policy)
+            self.pending.append(pending)
+            self._submit(pending)
+
+    # Results
+
+    def finish(self, record: Mapping[str, Any]) -> dict[int, Status]:
+        """Write the results of every cell that is not done yet; nothing may be under way.
+
+        The checkpoint stays where an evaluation failed: the next run needs only that.
+
+        Returns:
+            How each replica's cell ended.
+        """
+        if self.failed_evaluations:
+            self.checkpoint()
+        ended = {}
+        for index, cell in enumerate(self.job.cells):
+            if index in self.stopped:
+                status = Status("diverged", self.stopped[index])
+            elif index in self.failed_evaluations:
+                status = Status("failed", self.failed_evaluations[index])
+            else:
+                status = Status("done")
+            ended[index] = status
+            if self.store.status(cell).state == "done":
+                continue
+            if status.state == "done":
+                self._write(index, cell, record)
+            else:
+                self.store.set_status(cell, status)
+        if not self.failed_evaluations:
+            self.store.remove_checkpoint(self.job)
+        return ended
+
+    def _write(self, index: int, cell: Cell, record: Mapping[str, Any]) -> None:
+        import pandas as pd
+
+        columns = ["step", "policy", "cost_limit", "episode", "seed", "episode_return", "cost", "length"]
+        mine = [{key: row[key] for key in columns} for row in self.episodes if row["replica"] == index]
+        episodes = pd.DataFrame(mine, columns=columns).astype({"cost_limit": "float64"})
+        curve = [{name: value if name == "step" else value[index] for name, value in row.items()} for row in self.curve]
+        policies = {
+            f"{name}/{key}": tensor.contiguous()
+            for name, policy in self.algorithm.policies(index).items()
+            for key, tensor in policy.state_dict().items()
+        }
+        self.store.write_results(
+            cell,
+            {
+                **record,
+                "dataset": {
+                    "file": self.dataset.path.name,
+                    "source": self.dataset.source,
+                    "sha256": self.dataset.sha256,
+                },
+                "device": str(self.device),
+                "group": [other.hash for other in self.job.cells],
+                "training_seconds": round(self.seconds, 3),
+            },
+            episodes.sort_values(["step", "policy", "cost_limit", "episode"], ignore_index=True),
+            pd.DataFrame(curve),
+            policies,
+        )
+
+
+def _evaluation_failure(pending: PendingEvaluation, error: BaseException) -> str:
+    what = f"evaluation of {pending.name} at step {pending.step}"
+    code = getattr(error, "exitcode", None)
+    if code is not None:
+        ended = f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        return f"{what}: the worker process was {ended}" if code < 0 else f"{what}: the worker process {ended}"
+    trace = getattr(error, "traceback", None)  # of the worker
+    return f"{trace.strip() if isinstance(trace, str) else ''}\n{what}: {type(error).__name__}: {error}".strip()
