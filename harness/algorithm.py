@@ -1,8 +1,8 @@
 """The interface that every algorithm implements, and the only thing the engine knows of one.
 
 Every tensor of a job carries the replica axis first: parameters ``(R, in, out)``, batches ``(R, B, dim)``, metrics
-``(R,)``. A loss is the mean over the batch and the SUM over replicas, so that one backward pass gives each replica exactly the
-gradient that it would have alone.
+``(R,)``. A loss is the mean over the batch and the SUM over replicas, so that one backward pass gives each
+replica exactly the gradient that it would have alone.
 """
 
 from __future__ import annotations

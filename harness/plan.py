@@ -16,6 +16,7 @@ from harness import registry
 from harness.algorithm import Hyperparameters, Replica
 from harness.data.dataset import Source, require_file
 from harness.errors import UserError, nearest
+from harness.simulators import require_simulator
 from harness.suite import Evaluation, SuiteFile
 from harness.tasks import Task, find_task, matches, select_tasks
 
@@ -130,7 +131,7 @@ def make_plan(file: SuiteFile) -> Plan:
     """The cells of a suite, in a stable order: by task, algorithm, grid point, limit, seed.
 
     Raises:
-        UserError: a task, algorithm or hyperparameter is unknown or wrong, or a dataset is missing.
+        UserError: a task, algorithm or hyperparameter is unknown or wrong.
     """
     suite = file.suite
     tasks: list[Task] = []
@@ -162,14 +163,28 @@ def make_plan(file: SuiteFile) -> Plan:
                         source=suite.data.source,
                     )
                     planned.append((cell, name, algorithm.policy_names(config)))
-    for task in tasks:
-        try:
-            require_file(task, suite.data.source)
-        except UserError as error:
-            raise file.error(str(error), "tasks") from error
     return Plan(
         suite=suite.name, description=suite.description, source=suite.data.source, cells=_with_rows(file, planned)
     )
+
+
+def require_inputs(file: SuiteFile, plan: Plan) -> None:
+    """Refuse a plan whose datasets or simulators are not there.
+
+    Raises:
+        UserError: says which is missing first, how many more, and how to get it.
+    """
+    tasks = [find_task(name) for name in dict.fromkeys(planned.cell.task for planned in plan.cells)]
+    missing = []
+    for task in tasks:
+        try:
+            require_file(task, plan.source)
+            require_simulator(task)
+        except UserError as error:
+            missing.append(str(error))
+    if missing:
+        more = f" ({len(missing) - 1} more of the suite's {len(tasks)} tasks cannot run)" if len(missing) > 1 else ""
+        raise file.error(missing[0] + more, "tasks")
 
 
 def make_jobs(cells: Iterable[Cell]) -> list[Job]:

@@ -120,6 +120,8 @@ class Training:
         indices, noise = self.draws.at(self.step)
         batch = {name: column[indices] for name, column in self.columns.items()}
         for name, value in self.algorithm.update(batch, noise).items():
+            if value.shape != (len(self.job.cells),):
+                raise ValueError(f"the metric {name!r} has shape {tuple(value.shape)}, not one value a replica")
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self.step += 1
 

@@ -92,17 +92,18 @@ class LocalExecutor:
                 job = queue.popleft()
                 try:
                     self._train(job)
+                except Interrupted:
+                    raise
                 except UserError as error:
                     self._fail(job, str(error))
                 except Exception:  # a plugin's: its cells fail, the others go on
                     reason = traceback.format_exc()
-                    self._active = [training for training in self._active if training.job.id != job.id]
-                    self.store.remove_checkpoint(job)
-                    if len(job.cells) > 1:
+                    cells = self._drop(job)
+                    if len(cells) > 1:
                         self.progress.note(f"{job.describe()} failed; trying its replicas one by one")
-                        queue.extendleft(Job(cells=(cell,)) for cell in reversed(job.cells))
+                        queue.extendleft(Job(cells=(cell,)) for cell in reversed(cells))
                     else:
-                        self._fail(job, reason)
+                        self._fail(Job(cells=tuple(cells)), reason)
             while self._active:
                 self._poll()
                 time.sleep(0.02)
@@ -150,6 +151,16 @@ class LocalExecutor:
                 self._active.remove(training)
         if self._stop and but is None:
             raise Interrupted
+
+    def _drop(self, job: Job) -> list[Cell]:
+        """Give up a job that raised an exception; its cells that have not ended."""
+        hashes = {cell.hash for cell in job.cells}
+        for training in list(self._active):
+            if any(cell.hash in hashes for cell in training.job.cells):
+                self._active.remove(training)
+                self.store.remove_checkpoint(training.job)
+        self.store.remove_checkpoint(job)
+        return [cell for cell in job.cells if cell.hash not in self.ended and self.store.status(cell).state != "done"]
 
     def _load(self, task: Task, source: Source) -> Dataset:
         if self._dataset is None or (self._dataset.task, self._dataset.source) != (task, source):
@@ -231,7 +242,7 @@ def provenance() -> dict[str, Any]:
             continue
     source = Path(__file__).parent
     try:
-        commit = subprocess.run(
+        commit = subprocess.run(  # noqa: S603 - nothing of it comes from outside
             ["git", "-C", str(source), "rev-parse", "HEAD"],  # noqa: S607 - whichever git the user has
             capture_output=True,
             text=True,

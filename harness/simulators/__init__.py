@@ -48,24 +48,28 @@ def make(task: Task) -> Environment:
     Raises:
         UserError: the task's simulator is not installed or not supported.
     """
-    if task.family == "metadrive":
-        raise UserError(f"{task.id}: roll-outs in MetaDrive are not supported yet.")
+    require_simulator(task)
     if task.family == "bullet":
-        require("bullet_safety_gym", "pip install bullet-safety-gym==1.4.0", task)
         from harness.simulators.bullet import BulletEnvironment
 
         return BulletEnvironment(task)
-    require("safety_gymnasium", "pip install --no-deps -r requirements/mispinned.txt", task)
     from harness.simulators.safety_gymnasium import SafetyGymnasiumEnvironment
 
     return SafetyGymnasiumEnvironment(task)
 
 
-def require(package: str, install: str, task: Task) -> None:
-    """Refuse a task whose simulator is not there.
+def require_simulator(task: Task) -> None:
+    """Refuse a task whose simulator is not there; nothing is imported.
 
     Raises:
-        UserError: the import package is not installed; the message holds the command that installs it.
+        UserError: it is not installed, with the command that installs it, or not supported.
     """
+    if task.family == "metadrive":
+        raise UserError(f"{task.name}: roll-outs in MetaDrive are not supported yet")
+    package, install = {
+        "bullet": ("bullet_safety_gym", "pip install bullet-safety-gym==1.4.0"),
+        "navigation": ("safety_gymnasium", "make install"),
+        "velocity": ("safety_gymnasium", "make install"),
+    }[task.family]
     if find_spec(package) is None:
-        raise UserError(f"{task.id} needs the simulator {package}, which is not installed: {install}")
+        raise UserError(f"{task.name} needs the simulator {package}, which is not installed: {install}")

@@ -1,0 +1,229 @@
+"""The leaderboard of a suite: safe policies first, by reward; then the unsafe ones, by cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from harness.plan import Plan
+from harness.report.tables import markdown_table
+from harness.statistics import Overall, Score, final_episodes, overall_scores, planned_runs, task_scores
+from harness.store import Store
+from harness.tasks import find_task
+
+AnyScore = TypeVar("AnyScore", bound=Score)
+
+SOURCES = {"dsrl": "DSRL", "demo": "demo data (scripted behaviours, not DSRL)"}
+LEGEND = (
+    "Last checkpoint. Reward and cost are DSRL's normalised means over seeds and cost limits; safe means cost <= 1. "
+    "P(safe) is the share of episodes within their limit, tail the mean cost of the costliest 10% of episodes, "
+    "IQM the interquartile mean of reward with a 95% stratified bootstrap interval over n seeds; "
+    "runs counts (seed, limit) pairs."
+)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """One suite's table, ranked.
+
+    Args:
+        suite: the suite's name.
+        description: what the suite says of itself.
+        source: which data was trained on.
+        overall: rows over all tasks with their ranks; no rank where a whole task is missing.
+        tasks: rows of each task by its id, with their ranks.
+        notes: what a reader must know beside the numbers.
+    """
+
+    suite: str
+    description: str
+    source: str
+    overall: list[tuple[int | None, str, Overall]]
+    tasks: dict[str, list[tuple[int | None, str, Score]]]
+    notes: list[str]
+
+
+def make_leaderboard(store: Store, plan: Plan) -> Leaderboard:
+    """Read a suite's results and rank them."""
+    episodes = final_episodes(store, plan)
+    overall, by_task = overall_scores(episodes, plan), task_scores(episodes, plan)
+    complete = {row: score for row, score in overall.items() if score.tasks == score.planned_tasks}
+    partial = {row: score for row, score in overall.items() if row not in complete}
+    rows = dict.fromkeys(row for row, _ in planned_runs(plan))
+    ranked = _ranked(complete) + [(None, row, score) for _, row, score in _ranked(partial)]
+    tasks: dict[str, list[tuple[int | None, str, Score]]] = {}
+    for task in dict.fromkeys(planned.cell.task for planned in plan.cells):
+        here = {row: by_task[row, task] for row in rows if (row, task) in by_task}
+        tasks[task] = _ranked(here)
+    return Leaderboard(plan.suite, plan.description, plan.source, ranked, tasks, _notes(store, plan, rows, overall))
+
+
+def _ranked(scores: Mapping[str, AnyScore]) -> list[tuple[int | None, str, AnyScore]]:
+    """Safe first, by reward; then unsafe, by cost; names settle ties."""
+
+    def key(item: tuple[str, AnyScore]) -> tuple[bool, float, str]:
+        row, score = item
+        return (not score.safe, -score.reward if score.safe else score.cost, row)
+
+    return [(place, row, score) for place, (row, score) in enumerate(sorted(scores.items(), key=key), 1)]
+
+
+def _notes(store: Store, plan: Plan, rows: Iterable[str], overall: dict[str, Overall]) -> list[str]:
+    notes = []
+    absent = [row for row in rows if row not in overall]
+    if absent:
+        notes.append(f"No results yet: {', '.join(absent)}.")
+    partial = [row for row, score in overall.items() if score.covered < score.planned]
+    if partial:
+        notes.append(f"Runs are missing, see 'lspc-bench status': {', '.join(partial)}.")
+    files: dict[str, set[str]] = {}
+    for planned in plan.cells:
+        if store.status(planned.cell).state == "done":
+            files.setdefault(planned.cell.task, set()).add(store.record(planned.cell)["dataset"]["sha256"])
+    changed = [find_task(task).name for task, hashes in files.items() if len(hashes) > 1]
+    if changed:
+        notes.append(f"Not all rows were trained on the same dataset file: {', '.join(changed)}.")
+    return notes
+
+
+def to_markdown(boards: Sequence[Leaderboard]) -> str:
+    """For people: overall, then a table a task."""
+    return "\n\n".join(_markdown(board) for board in boards) + "\n"
+
+
+def _markdown(board: Leaderboard) -> str:
+    header = [
+        "#",
+        "policy",
+        "reward",
+        "cost",
+        "safe",
+        "P(safe)",
+        "tail",
+        "IQM",
+        "95% interval",
+        "n",
+        "safe tasks",
+        "runs",
+    ]
+    overall = [
+        [
+            _rank(rank),
+            row,
+            _number(score.reward),
+            _number(score.cost),
+            _yes(score.safe),
+            _number(score.satisfaction),
+            _number(score.cost_tail),
+            _number(score.iqm),
+            "–" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}",
+            str(score.seeds),
+            f"{score.safe_tasks} of {score.tasks}",
+            f"{score.covered} of {score.planned}",
+        ]
+        for rank, row, score in board.overall
+    ]
+    parts = [
+        f"# Leaderboard: {board.suite}",
+        f"Data: {SOURCES[board.source]}.{f' {board.description}' if board.description else ''}",
+        f"## Overall, {len(board.tasks)} {'task' if len(board.tasks) == 1 else 'tasks'}",
+        markdown_table(header, overall),
+        LEGEND,
+        *board.notes,
+    ]
+    for task, scores in board.tasks.items():
+        rows = [
+            [
+                _rank(rank),
+                row,
+                _number(score.reward),
+                _number(score.cost),
+                _yes(score.safe),
+                _number(score.satisfaction),
+                f"{score.covered} of {score.planned}",
+            ]
+            for rank, row, score in scores
+        ]
+        suffix = "" if board.source == "dsrl" else f" ({board.source} data)"
+        parts += [
+            f"## {find_task(task).name}{suffix}",
+            markdown_table(["#", "policy", "reward", "cost", "safe", "P(safe)", "runs"], rows),
+        ]
+    return "\n\n".join(parts)
+
+
+def to_records(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
+    """One flat record a row: overall rows have an empty task."""
+    records = []
+    for board in boards:
+        scopes: list[tuple[str, Sequence[tuple[int | None, str, Score]]]] = [("", board.overall), *board.tasks.items()]
+        for task, rows in scopes:
+            for rank, row, score in rows:
+                whole = score if isinstance(score, Overall) else None
+                low, high = (whole.interval if whole else None) or (None, None)
+                records.append(
+                    {
+                        "suite": board.suite,
+                        "data": board.source,
+                        "task": task,
+                        "rank": rank,
+                        "policy": row,
+                        "normalized_reward": score.reward,
+                        "normalized_cost": score.cost,
+                        "safe": score.safe,
+                        "satisfaction": score.satisfaction,
+                        "cost_tail": whole.cost_tail if whole else None,
+                        "iqm": whole.iqm if whole else None,
+                        "iqm_low": low,
+                        "iqm_high": high,
+                        "seeds": whole.seeds if whole else None,
+                        "runs": score.covered,
+                        "planned_runs": score.planned,
+                    }
+                )
+    return records
+
+
+def to_csv(boards: Sequence[Leaderboard]) -> str:
+    """For programs: :func:`to_records` as CSV."""
+    records = to_records(boards)
+    text = io.StringIO()
+    if records:
+        writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    return text.getvalue()
+
+
+def to_json(boards: Sequence[Leaderboard]) -> str:
+    """For programs: :func:`to_records` and the notes of each suite."""
+    suites = [
+        {
+            "suite": board.suite,
+            "data": board.source,
+            "description": board.description,
+            "notes": board.notes,
+            "rows": to_records([board]),
+        }
+        for board in boards
+    ]
+    return json.dumps(suites, indent=1) + "\n"
+
+
+FORMATS = {"markdown": to_markdown, "csv": to_csv, "json": to_json}
+
+
+def _rank(rank: int | None) -> str:
+    return "–" if rank is None else str(rank)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

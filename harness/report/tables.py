@@ -1,0 +1,33 @@
+"""Tables of strings, as Markdown or as aligned text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up in plain text, too; numbers to the right."""
+    right = [_numeric([row[index] for row in rows]) for index in range(len(header))]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(row[index]) for row in escaped)) for index in range(len(header))]
+    rule = [f"{'-' * (width - 1)}:" if to_right else "-" * width for width, to_right in zip(widths, right, strict=True)]
+    lines = [escaped[0], rule, *escaped[1:]]
+    return "\n".join(f"| {' | '.join(_pad(line, widths, right))} |" for line in lines)
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns for a terminal, two spaces apart; numbers to the right."""
+    right = [_numeric([row[index] for row in rows]) for index in range(len(header))]
+    widths = [max(len(row[index]) for row in (header, *rows)) for index in range(len(header))]
+    return "\n".join("  ".join(_pad(line, widths, right)).rstrip() for line in (header, *rows))
+
+
+def _pad(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
+    return [
+        cell.rjust(width) if to_right else cell.ljust(width)
+        for cell, width, to_right in zip(cells, widths, right, strict=True)
+    ]
+
+
+def _numeric(cells: Sequence[str]) -> bool:
+    return bool(cells) and all(cell[:1].isdigit() or cell[:1] in ("-", "–", "") for cell in cells)

@@ -1,0 +1,200 @@
+"""From raw episodes to what a table says: DSRL's averages, rliable's intervals, and what safety adds.
+
+A run is one (seed, cost limit) of one policy on one task. DSRL's number for a task is the mean over runs of normalised
+reward and normalised cost; the overall number is the mean over tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.plan import Plan
+from harness.store import Store
+from harness.tasks import find_task, normalize_cost
+
+BOOTSTRAP_SAMPLES = 2000
+CONFIDENCE = 0.95
+TAIL = 0.1
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one policy reaches on one task, or overall.
+
+    Args:
+        reward: mean normalised reward.
+        cost: mean normalised cost.
+        satisfaction: share of episodes whose cost is within the limit.
+        covered: runs that there are, of ``planned``.
+        planned: runs that the suite asks for.
+    """
+
+    reward: float
+    cost: float
+    satisfaction: float
+    covered: int
+    planned: int
+
+    @property
+    def safe(self) -> bool:
+        """DSRL's criterion: mean normalised cost of at most 1."""
+        return self.cost <= 1
+
+
+@dataclass(frozen=True)
+class Overall(Score):
+    """All tasks together.
+
+    Args:
+        cost_tail: mean normalised cost of the costliest tenth of all episodes.
+        iqm: interquartile mean of normalised reward over seeds and tasks.
+        interval: its 95% stratified bootstrap interval, ``None`` for fewer than two seeds.
+        seeds: seeds that ``iqm`` rests on: those with results on every task.
+        tasks: tasks with results, of ``planned_tasks``.
+        planned_tasks: tasks that the suite asks for.
+        safe_tasks: tasks on which the policy is safe.
+    """
+
+    cost_tail: float
+    iqm: float | None
+    interval: tuple[float, float] | None
+    seeds: int
+    tasks: int
+    planned_tasks: int
+    safe_tasks: int
+
+
+def final_episodes(store: Store, plan: Plan) -> pd.DataFrame:
+    """The last checkpoint's episodes of every finished cell, once for each limit they are judged by.
+
+    Returns:
+        Columns row (the policy's name in tables), task (id), seed, limit, reward and cost (normalised), satisfied.
+    """
+    frames = []
+    for planned in plan.cells:
+        cell = planned.cell
+        if store.status(cell).state != "done":
+            continue
+        task, episodes = find_task(cell.task), store.episodes(cell)
+        episodes = episodes[episodes["step"] == cell.hyperparameters["steps"]]
+        for limit in cell.evaluation_limits:
+            judged = episodes[episodes["cost_limit"].isna() | (episodes["cost_limit"] == limit)]
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "row": judged["policy"].map(planned.rows),
+                        "task": cell.task,
+                        "seed": cell.seed,
+                        "limit": limit,
+                        "reward": task.normalize_reward(judged["episode_return"]),
+                        "cost": normalize_cost(judged["cost"].to_numpy(), np.float64(limit)),
+                        "satisfied": (judged["cost"] <= limit).astype(float),
+                    }
+                )
+            )
+    columns = ["row", "task", "seed", "limit", "reward", "cost", "satisfied"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def planned_runs(plan: Plan) -> dict[tuple[str, str], int]:
+    """How many runs the suite asks for, by row and task, in the plan's order."""
+    runs: dict[tuple[str, str], int] = {}
+    for planned in plan.cells:
+        for row in planned.rows.values():
+            key = (row, planned.cell.task)
+            runs[key] = runs.get(key, 0) + len(planned.cell.evaluation_limits)
+    return runs
+
+
+def task_scores(episodes: pd.DataFrame, plan: Plan) -> dict[tuple[str, str], Score]:
+    """Each policy on each task, by row and task; only where there are results."""
+    planned = planned_runs(plan)
+    scores = {}
+    for (row, task), group in episodes.groupby(["row", "task"], sort=False):
+        runs = group.groupby(["seed", "limit"])[["reward", "cost", "satisfied"]].mean()
+        mean = runs.mean()
+        key = (str(row), str(task))
+        scores[key] = Score(
+            float(mean["reward"]), float(mean["cost"]), float(mean["satisfied"]), len(runs), planned[key]
+        )
+    return scores
+
+
+def overall_scores(episodes: pd.DataFrame, plan: Plan) -> dict[str, Overall]:
+    """Each policy over all its tasks, by row; only where there are results."""
+    by_task = task_scores(episodes, plan)
+    planned = planned_runs(plan)
+    scores = {}
+    for name, group in episodes.groupby("row", sort=False):
+        row = str(name)
+        tasks = [score for (other, _), score in by_task.items() if other == row]
+        matrix = seed_matrix(group)
+        costs = np.sort(group["cost"].to_numpy(dtype=float))
+        scores[row] = Overall(
+            reward=float(np.mean([score.reward for score in tasks])),
+            cost=float(np.mean([score.cost for score in tasks])),
+            satisfaction=float(np.mean([score.satisfaction for score in tasks])),
+            covered=sum(score.covered for score in tasks),
+            planned=sum(count for (other, _), count in planned.items() if other == row),
+            cost_tail=float(costs[-max(1, round(TAIL * len(costs))) :].mean()),
+            iqm=interquartile_mean(matrix) if len(matrix) else None,
+            interval=interval(matrix) if len(matrix) > 1 else None,
+            seeds=len(matrix),
+            tasks=len(tasks),
+            planned_tasks=sum(other == row for other, _ in planned),
+            safe_tasks=sum(score.safe for score in tasks),
+        )
+    return scores
+
+
+def seed_matrix(episodes: pd.DataFrame) -> NDArray[np.float64]:
+    """Normalised reward (seeds, tasks) of one policy, averaged over limits; only seeds with every task and limit."""
+    runs = episodes.groupby(["seed", "task", "limit"])["reward"].mean()
+    wide = runs.unstack(["task", "limit"]).dropna()
+    return np.asarray(wide.T.groupby(level="task").mean().T.to_numpy(), dtype=np.float64)
+
+
+def interquartile_mean(matrix: NDArray[np.float64]) -> float:
+    """rliable's IQM of a (seeds, tasks) matrix."""
+    from rliable import metrics
+
+    return float(metrics.aggregate_iqm(matrix))
+
+
+def interval(matrix: NDArray[np.float64]) -> tuple[float, float]:
+    """rliable's stratified bootstrap interval of the IQM of a (seeds, tasks) matrix with at least two seeds.
+
+    Its nominal 95% cover less with few seeds (see docs/statistics.md): print their number beside it.
+
+    Raises:
+        ValueError: fewer than two seeds, or values that are not finite; rliable would answer in silence.
+    """
+    if len(matrix) < 2 or not np.isfinite(matrix).all():
+        raise ValueError(f"an interval needs at least two seeds and finite scores, not {matrix!r}")
+    from rliable import library, metrics
+
+    with _numpy_seed(0):  # rliable's own random_state does nothing
+        _, intervals = library.get_interval_estimates(
+            {"row": matrix},
+            lambda scores: np.array([metrics.aggregate_iqm(scores)]),
+            reps=BOOTSTRAP_SAMPLES,
+            confidence_interval_size=CONFIDENCE,
+        )
+    low, high = intervals["row"][:, 0]
+    return float(low), float(high)
+
+
+@contextmanager
+def _numpy_seed(seed: int) -> Iterator[None]:
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
