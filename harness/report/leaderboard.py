@@ -120,7 +120,7 @@ def _markdown(board: Leaderboard) -> str:
             _number(score.satisfaction),
             _number(score.cost_tail),
             _number(score.iqm),
-            "–" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}",
+            "-" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}",
             str(score.seeds),
             f"{score.safe_tasks} of {score.tasks}",
             f"{score.covered} of {score.planned}",
@@ -218,11 +218,11 @@ FORMATS = {"markdown": to_markdown, "csv": to_csv, "json": to_json}
 
 
 def _rank(rank: int | None) -> str:
-    return "–" if rank is None else str(rank)
+    return "-" if rank is None else str(rank)
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _yes(value: bool) -> str:

@@ -30,4 +30,4 @@ def _pad(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> 
 
 
 def _numeric(cells: Sequence[str]) -> bool:
-    return bool(cells) and all(cell[:1].isdigit() or cell[:1] in ("-", "–", "") for cell in cells)
+    return bool(cells) and all(cell[:1].isdigit() or cell[:1] in ("-", "") for cell in cells)

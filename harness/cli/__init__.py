@@ -1,0 +1,45 @@
+"""The command line. These modules import nothing heavy at the top: ``--help`` answers at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from harness import __version__
+from harness.cli.data import data
+from harness.cli.leaderboard import leaderboard
+from harness.cli.listing import algorithms, tasks
+from harness.cli.run import run
+from harness.cli.status import status
+from harness.errors import UserError
+
+
+class _WrongInput(click.ClickException):
+    exit_code = 2
+
+
+class _Group(click.Group):
+    """Turns what the user got wrong into a message and status 2, and an interrupt into status 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise _WrongInput(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="lspc-bench")
+def main() -> None:
+    """Benchmark offline safe reinforcement learning: run suites, read leaderboards.
+
+    Exit status: 0 all well, 1 something failed while running, 2 the input was wrong, 130 interrupted.
+    """
+
+
+for command in (run, status, leaderboard, algorithms, tasks, data):
+    main.add_command(command)

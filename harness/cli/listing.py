@@ -1,0 +1,100 @@
+"""``lspc-bench algorithms`` and ``lspc-bench tasks``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("name", required=False)
+def algorithms(name: str | None) -> None:
+    """List the algorithms; with NAME, its policies and hyperparameters with defaults, bounds and help."""
+    from harness import registry
+    from harness.errors import UserError
+    from harness.report.tables import text_table
+
+    if name is not None:
+        click.echo(_algorithm(name))
+        return
+    rows = []
+    for key, plugin in registry.plugins().items():
+        try:
+            summary = registry.load(key).summary
+        except UserError as error:
+            summary = f"BROKEN: {error}"
+        rows.append([plugin.name, plugin.origin, summary])
+    click.echo(text_table(["algorithm", "origin", ""], rows))
+
+
+def _algorithm(name: str) -> str:
+    from harness import registry
+    from harness.report.tables import text_table
+
+    algorithm, plugin = registry.load(name), registry.plugins()[name]
+    rows = []
+    for key, field in algorithm.Hyperparameters.model_fields.items():
+        bounds = ", ".join(text for text in map(_bound, field.metadata) if text)
+        annotation = str(getattr(field.annotation, "__name__", field.annotation)).replace("typing.", "")
+        kind = str(field.annotation).replace("typing.", "") if "[" in str(field.annotation) else annotation
+        default = "required" if field.is_required() else str(field.default)
+        rows.append([key, kind, default, bounds, field.description or ""])
+    parts = [
+        f"{name}: {algorithm.summary}",
+        f"{plugin.target}, {plugin.origin}; version {algorithm.version}",
+        "",
+        text_table(["hyperparameter", "type", "default", "bounds", ""], rows),
+    ]
+    if algorithm.per_task:
+        parts += ["", "Published settings for tasks (a later line wins):"]
+        for pattern, values in algorithm.per_task.items():
+            parts.append(f"  {pattern}: {', '.join(f'{key}={value}' for key, value in values.items())}")
+    return "\n".join(parts)
+
+
+def _bound(metadata: object) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >=", "max_length": "length <="}
+    return ", ".join(f"{sign} {getattr(metadata, key)}" for key, sign in signs.items() if hasattr(metadata, key))
+
+
+@click.command()
+@click.argument("name", required=False)
+def tasks(name: str | None) -> None:
+    """List the tasks; with NAME (an id or a short name), limits, reference returns, dataset file and more."""
+    from harness.data.collect import COLLECTABLE
+    from harness.data.dataset import dataset_path
+    from harness.report.tables import text_table
+    from harness.tasks import all_tasks, find_task
+
+    if name is None:
+        rows = [
+            [
+                task.name,
+                task.family,
+                task.id,
+                str(task.max_episode_steps),
+                " ".join(f"{limit:g}" for limit in task.cost_limits),
+                "yes" if dataset_path(task, "dsrl").exists() else "no",
+            ]
+            for task in all_tasks().values()
+        ]
+        click.echo(text_table(["task", "family", "id", "steps", "cost limits", "data here"], rows))
+        return
+    task = find_task(name)
+    path = dataset_path(task, "dsrl")
+    facts = {
+        "id": task.id,
+        "family": task.family,
+        "episode length": f"{task.max_episode_steps} steps",
+        "observations": f"{task.observation_size} numbers",
+        "actions": f"{task.action_size} numbers in [-1, 1]",
+        "cost limits": ", ".join(f"{limit:g}" for limit in task.cost_limits),
+        "reference returns": f"{task.min_episode_reward:g} (normalised 0) to {task.max_episode_reward:g} (normalised 1)",
+        "costs in DSRL's data": f"{task.min_episode_cost:g} to {task.max_episode_cost:g}",
+        "dataset file": task.dataset_file,
+        "looked for at": f"{path} ({'there' if path.exists() else 'missing'})",
+        "demo data": str(dataset_path(task, "demo")) if task.id in COLLECTABLE else "none",
+    }
+    width = max(map(len, facts))
+    click.echo(task.name)
+    for key, value in facts.items():
+        click.echo(f"  {key:<{width}}  {value}")

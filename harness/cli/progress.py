@@ -1,0 +1,157 @@
+"""How a run tells how it goes: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from harness import registry
+from harness.plan import Cell, Job
+from harness.store import Status
+
+LINE_SECONDS = 10.0
+
+
+class Rate:
+    """How fast a count grows, over about the last half minute."""
+
+    def __init__(self, count: float = 0) -> None:
+        self._samples = [(time.monotonic(), count)]
+
+    def add(self, count: float) -> None:
+        """The count now."""
+        now = time.monotonic()
+        if now - self._samples[-1][0] < 0.5 and len(self._samples) > 1:
+            self._samples[-1] = (now, count)
+        else:
+            self._samples.append((now, count))
+        while len(self._samples) > 2 and now - self._samples[0][0] > 30:
+            self._samples.pop(0)
+
+    @property
+    def per_second(self) -> float:
+        """Zero until anything has been counted."""
+        (begun, first), (now, last) = self._samples[0], self._samples[-1]
+        return (last - first) / (now - begun) if now > begun else 0.0
+
+    def left(self, remaining: float) -> str:
+        """The time left, as h:mm:ss."""
+        if self.per_second <= 0:
+            return "-:--:--"
+        minutes, seconds = divmod(round(remaining / self.per_second), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+class PlainProgress:
+    """Plain lines: one a job, one a cell, and one every ten seconds."""
+
+    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
+        self.console = console
+        self.jobs, self.job_number = len(jobs), 0
+        self.cells, self.ended = sum(len(job.cells) for job in jobs), 0
+        self.episodes, self.episodes_total = 0, sum(map(expected_episodes, jobs))
+        self.description, self.step, self.steps = "", 0, 0
+        self.training, self.evaluation = Rate(), Rate()
+        self._last_line = time.monotonic()
+
+    def job(self, description: str, step: int, steps: int) -> None:
+        """A job begins, or goes on, at a step."""
+        self.job_number += 1
+        self.description, self.step, self.steps = description, step, steps
+        self.training = Rate(step)
+        resumed = f", from step {step}" if step else ""
+        self.note(f"job {self.job_number} of {self.jobs}: {description}{resumed}")
+
+    def trained(self, step: int) -> None:
+        """The job has reached a step."""
+        self.step = step
+        self.training.add(step)
+        self.tick()
+
+    def evaluated(self, episodes: int) -> None:
+        """More episodes are back."""
+        if episodes:
+            self.episodes += episodes
+            self.evaluation.add(self.episodes)
+        self.tick()
+
+    def cell(self, cell: Cell, status: Status) -> None:
+        """A cell ended."""
+        self.ended += 1
+        reason = f": {status.brief}" if status.brief else ""
+        self.note(f"[{self.ended}/{self.cells}] {cell.describe()} {status.state}{reason}")
+
+    def note(self, text: str) -> None:
+        """A line."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def tick(self) -> None:
+        """Say how it goes, if it is time."""
+        if time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.note(f"  {self.training_text()}; {self.evaluation_text()}")
+
+    def training_text(self) -> str:
+        """Step, rate and time left of the job in training."""
+        left = self.training.left(self.steps - self.step)
+        return f"training {self.step}/{self.steps} steps, {self.training.per_second:.0f}/s, {left} left"
+
+    def evaluation_text(self) -> str:
+        """Episodes, rate and time left of all evaluation."""
+        left = self.evaluation.left(self.episodes_total - self.episodes)
+        rate = self.evaluation.per_second
+        return f"evaluation {self.episodes}/{self.episodes_total} episodes, {rate:.1f}/s, {left} left"
+
+
+class LiveProgress(PlainProgress):
+    """Two bars that stay at the bottom of a terminal."""
+
+    def __init__(self, jobs: Sequence[Job], bars: Progress) -> None:
+        super().__init__(jobs, bars.console)
+        self.bars = bars
+        self.training_bar = bars.add_task("training", total=None, note="")
+        self.evaluation_bar = bars.add_task("evaluation", total=self.episodes_total, note="")
+
+    def tick(self) -> None:
+        """Move the bars."""
+        if time.monotonic() - self._last_line < 0.1:
+            return
+        self._last_line = time.monotonic()
+        rate, left = self.training.per_second, self.training.left(self.steps - self.step)
+        note = f"{rate:.0f} steps/s, {left} left"
+        self.bars.update(self.training_bar, completed=self.step, total=self.steps, note=note)
+        rate, left = self.evaluation.per_second, self.evaluation.left(self.episodes_total - self.episodes)
+        note = f"{rate:.1f} episodes/s, {left} left"
+        self.bars.update(self.evaluation_bar, completed=self.episodes, note=note)
+
+
+def expected_episodes(job: Job) -> int:
+    """Episodes that the job's cells are evaluated on, from the first step to the last."""
+    algorithm, config = registry.load(job.algorithm), job.cells[0].config
+    evaluation = job.cells[0].evaluation
+    points = (config.steps - 1) // evaluation.every if evaluation.every else 0
+    per_policy = points * evaluation.episodes + evaluation.final
+    replica_policies = algorithm.policy_names(config)
+    return len(job.cells) * len(replica_policies) * per_policy
+
+
+@contextmanager
+def progress(jobs: Sequence[Job]) -> Iterator[PlainProgress]:
+    """Bars where standard error is a terminal, lines where not."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainProgress(jobs, console)
+        return
+    columns = (
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield LiveProgress(jobs, bars)

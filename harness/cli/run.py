@@ -1,0 +1,186 @@
+"""``lspc-bench run``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from harness.plan import Cell, Plan
+    from harness.store import Store
+
+RESULTS = Path("results/runs")
+
+
+class _Device(click.ParamType):
+    name = "auto|cpu|cuda|cuda:N"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        kind, colon, index = value.partition(":")
+        if value in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdigit()):
+            return value
+        self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:0, cuda:1, ...", param, ctx)
+
+
+@click.command()
+@click.argument("suite")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=RESULTS,
+    show_default=True,
+    metavar="DIR",
+    help="Where results go.",
+)
+@click.option("--device", type=_Device(), default="auto", show_default=True, help="Where to train; auto: a GPU if any.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=None,
+    metavar="N",
+    help="Evaluation processes; 0 evaluates in the training process.  [default: one a core]",
+)
+@click.option(
+    "--overwrite",
+    type=click.Choice(["only-missing", "always", "never"]),
+    default="only-missing",
+    show_default=True,
+    help="only-missing: run what is not done, failed cells too; always: run everything afresh; never: leave every cell "
+    "that has been started as it is.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the suite, dotted, e.g. algorithms.lspc.hyperparameters.batch_size=256. Wins over the file. "
+    "Repeatable.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often training is checkpointed.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the cells and jobs, start nothing.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    suite: str,
+    results: Path,
+    device: str,
+    workers: int | None,
+    overwrite: str,
+    overrides: tuple[str, ...],
+    checkpoint_every: float,
+    dry_run: bool,
+) -> None:
+    """Train and evaluate everything that SUITE asks for.
+
+    SUITE is a file, or the name of a built-in suite. Run it again after a crash or an interrupt and it goes on where it
+    was; what is done is not run again.
+    """
+    from harness.cli.progress import progress
+    from harness.executors.local import Interrupted, LocalExecutor, resolve_device, resume
+    from harness.plan import make_plan, require_inputs
+    from harness.store import Store
+    from harness.suite import read_suite
+
+    file = read_suite(suite, overrides)
+    plan = make_plan(file)
+    store = Store(results)
+    if dry_run:
+        _print_plan(plan, store, overwrite)
+        _warn_of_missing(file, plan)
+        return
+    require_inputs(file, plan)
+    device = resolve_device(device)
+    with store.locked():
+        store.write_plan(plan)
+        cells, skipped = _pending(plan, store, overwrite)
+        if overwrite == "always":
+            _forget(store, cells)
+        jobs = resume(store, cells)
+        count = len(os.sched_getaffinity(0)) if workers is None else workers
+        with progress(jobs) as bar:
+            executor = LocalExecutor(store, device, count, bar, checkpoint_every)
+            try:
+                ended = executor.run(jobs)
+            except Interrupted:
+                ctx.exit(_interrupted(suite))
+            except KeyboardInterrupt:
+                ctx.exit(_interrupted(suite))
+    mine = {cell.hash for cell in cells}
+    failed = [status for key, status in ended.items() if key in mine and status.state != "done"]
+    done = len(cells) - len(failed)
+    click.echo(f"{plan.suite}: {done} done, {len(failed)} failed, {skipped} skipped. Results: {results}")
+    if failed:
+        click.echo(f"Why: lspc-bench status {results}. Run the suite again to retry what failed.", err=True)
+        ctx.exit(1)
+
+
+def _interrupted(suite: str) -> int:
+    click.echo(f"Interrupted. 'lspc-bench run {suite}' goes on from here.", err=True)
+    return 130
+
+
+def _pending(plan: Plan, store: Store, overwrite: str) -> tuple[list[Cell], int]:
+    """The cells to run, and how many are skipped."""
+    cells = [planned.cell for planned in plan.cells]
+    leave = {"only-missing": ("done",), "always": (), "never": ("done", "failed", "diverged", "running")}[overwrite]
+    pending = [cell for cell in cells if store.status(cell).state not in leave]
+    return pending, len(cells) - len(pending)
+
+
+def _forget(store: Store, cells: list[Cell]) -> None:
+    hashes = {cell.hash for cell in cells}
+    for job in store.unfinished_jobs():
+        if any(cell.hash in hashes for cell in job.cells):
+            store.remove_checkpoint(job)
+    for cell in cells:
+        store.forget(cell)
+
+
+def _print_plan(plan: Plan, store: Store, overwrite: str) -> None:
+    from harness.plan import make_jobs
+    from harness.report.tables import text_table
+    from harness.tasks import find_task
+
+    cells, skipped = _pending(plan, store, overwrite)
+    pending = {cell.hash for cell in cells}
+    rows = [
+        [
+            planned.cell.hash,
+            find_task(planned.cell.task).name,
+            planned.label,
+            str(planned.cell.seed),
+            "-" if planned.cell.cost_limit is None else f"{planned.cell.cost_limit:g}",
+            " ".join(f"{limit:g}" for limit in planned.cell.evaluation_limits),
+            str(planned.cell.hyperparameters["steps"]),
+            "run" if planned.cell.hash in pending else "skip",
+        ]
+        for planned in plan.cells
+    ]
+    header = ["cell", "task", "algorithm", "seed", "trains for", "evaluated at", "steps", "now"]
+    click.echo(text_table(header, rows))
+    jobs = make_jobs(cells)
+    click.echo(f"\n{len(plan.cells)} cells: {len(cells)} to run in {len(jobs)} jobs, {skipped} skipped.")
+    for job in jobs:
+        click.echo(f"  {job.describe()}")
+
+
+def _warn_of_missing(file: object, plan: Plan) -> None:
+    from harness.errors import UserError
+    from harness.plan import require_inputs
+    from harness.suite import SuiteFile
+
+    assert isinstance(file, SuiteFile)
+    try:
+        require_inputs(file, plan)
+    except UserError as error:
+        click.echo(f"\nThis would not run: {error}", err=True)
