@@ -118,7 +118,6 @@ def _manifest_problem(path: Path, sha256: str) -> str:
 @_which_file
 def describe(task: str, source: str, path: Path | None) -> None:
     """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit."""
-    from harness.data.dataset import load_dataset
     from harness.tasks import find_task
 
     found = find_task(task)
@@ -139,7 +138,7 @@ def _description(task: Task, source: str, path: Path | None) -> str:
     rows = [
         [name, *(f"{value:.4g}" for value in np.percentile(values, quantiles)), f"{values.mean():.4g}"]
         for name, values in {
-            "length": trajectories.lengths,
+            "length": trajectories.lengths.astype(float),
             "reward return": returns,
             "normalised reward": task.normalize_reward(returns),
             "cost return": costs,

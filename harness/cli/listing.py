@@ -88,7 +88,7 @@ def tasks(name: str | None) -> None:
         "observations": f"{task.observation_size} numbers",
         "actions": f"{task.action_size} numbers in [-1, 1]",
         "cost limits": ", ".join(f"{limit:g}" for limit in task.cost_limits),
-        "reference returns": f"{task.min_episode_reward:g} (normalised 0) to {task.max_episode_reward:g} (normalised 1)",
+        "reference returns": f"{task.min_episode_reward:g} to {task.max_episode_reward:g}, normalised 0 to 1",
         "costs in DSRL's data": f"{task.min_episode_cost:g} to {task.max_episode_cost:g}",
         "dataset file": task.dataset_file,
         "looked for at": f"{path} ({'there' if path.exists() else 'missing'})",

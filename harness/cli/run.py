@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 RESULTS = Path("results/runs")
 
 
-class _Device(click.ParamType):
+class _Device(click.ParamType[str]):
     name = "auto|cpu|cuda|cuda:N"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         kind, colon, index = value.partition(":")
-        if value in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdigit()):
-            return value
-        self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:0, cuda:1, ...", param, ctx)
+        if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdigit()):
+            self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:0, cuda:1, ...", param, ctx)
+        return value
 
 
 @click.command()
@@ -86,7 +86,7 @@ def run(
     was; what is done is not run again.
     """
     from harness.cli.progress import progress
-    from harness.executors.local import Interrupted, LocalExecutor, resolve_device, resume
+    from harness.executors.local import Interrupted, LocalExecutor, ResultsError, resolve_device, resume
     from harness.plan import make_plan, require_inputs
     from harness.store import Store
     from harness.suite import read_suite
@@ -111,10 +111,11 @@ def run(
             executor = LocalExecutor(store, device, count, bar, checkpoint_every)
             try:
                 ended = executor.run(jobs)
-            except Interrupted:
-                ctx.exit(_interrupted(suite))
-            except KeyboardInterrupt:
-                ctx.exit(_interrupted(suite))
+            except (Interrupted, KeyboardInterrupt):
+                click.echo(f"Interrupted. 'lspc-bench run {suite}' goes on from here.", err=True)
+                ctx.exit(130)
+            except ResultsError as error:
+                raise click.ClickException(f"{error}. Run the suite again to go on.") from error
     mine = {cell.hash for cell in cells}
     failed = [status for key, status in ended.items() if key in mine and status.state != "done"]
     done = len(cells) - len(failed)
@@ -122,11 +123,6 @@ def run(
     if failed:
         click.echo(f"Why: lspc-bench status {results}. Run the suite again to retry what failed.", err=True)
         ctx.exit(1)
-
-
-def _interrupted(suite: str) -> int:
-    click.echo(f"Interrupted. 'lspc-bench run {suite}' goes on from here.", err=True)
-    return 130
 
 
 def _pending(plan: Plan, store: Store, overwrite: str) -> tuple[list[Cell], int]:

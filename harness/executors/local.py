@@ -35,6 +35,10 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
     """The user asked to stop; the job under way has been checkpointed."""
 
 
+class ResultsError(Exception):
+    """Results cannot be written; no cell is to blame, and the run ends."""
+
+
 class Progress(Protocol):
     """Who is told how things go."""
 
@@ -85,6 +89,7 @@ class LocalExecutor:
 
         Raises:
             Interrupted: the user asked to stop.
+            ResultsError: results cannot be written.
         """
         queue = deque(jobs)
         with self.evaluator, self._signals():
@@ -92,7 +97,7 @@ class LocalExecutor:
                 job = queue.popleft()
                 try:
                     self._train(job)
-                except Interrupted:
+                except (Interrupted, ResultsError):
                     raise
                 except UserError as error:
                     self._fail(job, str(error))
@@ -127,12 +132,14 @@ class LocalExecutor:
             self._poll(but=training)
             self.progress.trained(training.step)
             if not self._stop and time.monotonic() - last > self.checkpoint_seconds:
-                training.checkpoint()
+                with _writing():
+                    training.checkpoint()
                 last = time.monotonic()
             return self._stop
 
         training.advance(pause)
-        training.checkpoint()
+        with _writing():
+            training.checkpoint()
         self._poll()
 
     def _poll(self, but: Training | None = None) -> None:
@@ -140,15 +147,19 @@ class LocalExecutor:
 
         Raises:
             Interrupted: the user asked to stop; every job's last state is kept.
+            ResultsError: results cannot be written.
         """
         for training in list(self._active):
             self.progress.evaluated(training.collect())
-            if self._stop and training is not but:
-                training.checkpoint()
-            if training.step == training.steps and not training.waiting and training is not but:
-                for index, status in training.finish(self.record).items():
-                    self._end(training.job.cells[index], status)
-                self._active.remove(training)
+            if training is but:
+                continue
+            with _writing():
+                if self._stop:
+                    training.checkpoint()
+                if training.step == training.steps and not training.waiting:
+                    for index, status in training.finish(self.record).items():
+                        self._end(training.job.cells[index], status)
+                    self._active.remove(training)
         if self._stop and but is None:
             raise Interrupted
 
@@ -207,6 +218,15 @@ class LocalExecutor:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """What goes wrong here is the disk's fault, or ours, not a plugin's."""
+    try:
+        yield
+    except Exception as error:
+        raise ResultsError(f"cannot write results: {type(error).__name__}: {error}") from error
 
 
 def resume(store: Store, cells: Sequence[Cell]) -> list[Job]:
