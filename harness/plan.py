@@ -69,10 +69,10 @@ class Cell(BaseModel):
         """
         return Replica(self.seed, self.cost_limit, f"{self.task}|{self.algorithm}")
 
-    def describe(self) -> str:
-        """For people: ``BallRun bc seed 0 limit 10``."""
+    def describe(self, name: str = "") -> str:
+        """For people: ``BallRun bc seed 0 limit 10``, or with another name in the algorithm's place."""
         limit = "" if self.cost_limit is None else f" limit {self.cost_limit:g}"
-        return f"{find_task(self.task).name} {self.algorithm} seed {self.seed}{limit}"
+        return f"{find_task(self.task).name} {name or self.algorithm} seed {self.seed}{limit}"
 
 
 class PlannedCell(BaseModel):

@@ -76,6 +76,7 @@ class PlainProgress:
         """More episodes are back."""
         if episodes:
             self.episodes += episodes
+            self.episodes_total = max(self.episodes_total, self.episodes)  # policies may want more than one limit
             self.evaluation.add(self.episodes)
         self.tick()
 
@@ -83,7 +84,8 @@ class PlainProgress:
         """A cell ended."""
         self.ended += 1
         reason = f": {status.brief}" if status.brief else ""
-        self.note(f"[{self.ended}/{self.cells}] {cell.describe()} {status.state}{reason}")
+        policies = ", ".join(registry.load(cell.algorithm).policy_names(cell.config))
+        self.note(f"[{self.ended}/{self.cells}] {cell.describe(policies)} {status.state}{reason}")
 
     def note(self, text: str) -> None:
         """A line."""

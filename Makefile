@@ -1,0 +1,43 @@
+# Everything happens in the project's own environment, .venv. uv reads pyproject.toml, where the metadata of the
+# packages whose declared pins contradict each other is corrected; constraints.txt fixes every version.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# uv does not read pip's settings: hand over where pip finds packages that lie on disk.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+INSTALL := $(BIN)/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
+
+.PHONY: install demo test lint clean
+
+install: $(VENV)/.installed  ## Make .venv with everything that running needs
+
+demo: install  ## Run the built-in suite "demo" and print its leaderboard
+	$(BIN)/lspc-bench run demo --results results/runs/demo
+	@$(BIN)/lspc-bench leaderboard results/runs/demo
+
+test: $(VENV)/.tested  ## Run all tests and linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/mypy
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
+	$(INSTALL) --group simulators
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.made pyproject.toml constraints.txt
+	$(INSTALL) --group simulators --group dev
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,177 @@
+"""The loop of one job: alone equals grouped, resumed equals uninterrupted, divergence, the same seed twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness import registry
+from harness.data.dataset import Dataset, load_dataset
+from harness.errors import UserError
+from harness.evaluation import Evaluator
+from harness.plan import Cell, Job
+from harness.store import Store
+from harness.suite import Evaluation
+from harness.tasks import find_task
+from harness.training import Training
+
+SMALL: dict[str, dict[str, Any]] = {
+    "lspc": {"steps": 150, "batch_size": 32, "hidden_sizes": (16, 16), "latent_dim": 4},
+    "bc": {"steps": 150, "batch_size": 32, "hidden_sizes": (16, 16), "mode": "safe"},
+}
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return load_dataset(find_task("BallRun"), "demo")
+
+
+def cell(algorithm: str, seed: int, limit: float | None = None, **settings: Any) -> Cell:
+    model = registry.load(algorithm).Hyperparameters
+    return Cell(
+        task="OfflineBallRun-v0",
+        algorithm=algorithm,
+        algorithm_version=1,
+        hyperparameters=model(**{**SMALL[algorithm], **settings}).model_dump(mode="json"),
+        seed=seed,
+        cost_limit=limit,
+        evaluation_limits=(10.0, 20.0) if limit is None else (limit,),
+        evaluation=Evaluation(every=50, episodes=1, final=2),
+        source="demo",
+    )
+
+
+def training(root: Path, dataset: Dataset, *cells: Cell, dtype: torch.dtype = torch.float32) -> Training:
+    store = Store(root)
+    (root / "jobs").mkdir(parents=True, exist_ok=True)
+    algorithm = registry.load(cells[0].algorithm)
+    selections = [algorithm.select(dataset, cells[0].config, one.replica) for one in cells]
+    return Training(Job(cells=cells), dataset, selections, store, Evaluator(0), dtype=dtype)
+
+
+def run(loop: Training, until: int | None = None) -> Training:
+    loop.advance(lambda: until is not None and loop.step >= until)
+    loop.collect()
+    return loop
+
+
+def tensors(state: Any, replica: int, replicas: int) -> list[Tensor]:
+    """One replica's part of every stacked tensor in a state, in order."""
+    if isinstance(state, Tensor):
+        return [state[replica]] if state.ndim and len(state) == replicas else []
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return [tensor for item in items for tensor in tensors(item, replica, replicas)]
+
+
+@pytest.mark.parametrize("algorithm", ["lspc", "bc"])
+def test_alone_equals_grouped(tmp_path: Path, dataset: Dataset, algorithm: str) -> None:
+    """Tolerance 1e-10 in float64: batched matrix products may round differently for other group sizes."""
+    limits = (10.0, 20.0, 40.0) if algorithm == "bc" else (None, None, None)
+    cells = [cell(algorithm, seed, limit) for seed, limit in enumerate(limits)]
+    grouped = run(training(tmp_path / "grouped", dataset, *cells, dtype=torch.float64))
+    alone = run(training(tmp_path / "alone", dataset, cells[1], dtype=torch.float64))
+    ours = tensors(grouped.algorithm.state_dict(), 1, 3)
+    theirs = tensors(alone.algorithm.state_dict(), 0, 1)
+    # Adam's step counts are one number for all replicas, and so look stacked only where there is one replica.
+    theirs = [tensor for tensor in theirs if tensor.ndim]
+    assert len(ours) == len(theirs) > 10
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).abs().max() < 1e-10
+    for one, other in zip(grouped.curve, alone.curve, strict=True):
+        for name in one.keys() - {"step"}:
+            assert abs(one[name][1] - other[name][0]) < 1e-10, name
+
+
+@pytest.mark.parametrize("algorithm", ["lspc", "bc"])
+@pytest.mark.parametrize("stop_at", [1, 64, 100, 149])
+def test_resumed_equals_uninterrupted(tmp_path: Path, dataset: Dataset, algorithm: str, stop_at: int) -> None:
+    cells = [cell(algorithm, seed, 10.0 if algorithm == "bc" else None) for seed in (0, 1)]
+    whole = run(training(tmp_path / "whole", dataset, *cells))
+    first = training(tmp_path / "parts", dataset, *cells)
+    first.log_every = whole.log_every
+    first.advance(lambda: first.step >= stop_at)
+    first.checkpoint()  # before the roll-outs are taken in: they belong to the checkpoint
+    second = training(tmp_path / "parts", dataset, *cells)
+    assert second.step == first.step
+    run(second)
+    for one, other in zip(_flat(whole.algorithm.state_dict()), _flat(second.algorithm.state_dict()), strict=True):
+        assert torch.equal(one, other)
+    assert whole.curve == second.curve
+    key = ("replica", "step", "policy", "episode")
+    order = lambda row: tuple(row[name] for name in key)  # noqa: E731
+    assert sorted(whole.episodes, key=order) == sorted(second.episodes, key=order)
+
+
+def _flat(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return [tensor for item in items for tensor in _flat(item)]
+
+
+def test_the_same_seed_twice_is_equal_and_another_is_not(tmp_path: Path, dataset: Dataset) -> None:
+    first, second, other = (
+        run(training(tmp_path / name, dataset, cell("bc", seed, 10.0))) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first.curve == second.curve
+    assert first.curve != other.curve
+    assert first.episodes == second.episodes
+
+
+def test_replicas_of_one_job_do_not_share_noise_or_weights(tmp_path: Path, dataset: Dataset) -> None:
+    loop = training(tmp_path, dataset, cell("lspc", 0), cell("lspc", 1))
+    indices, noise = loop.draws.at(0)
+    assert not torch.equal(indices[0], indices[1])
+    assert not torch.equal(noise["vae"][0], noise["vae"][1])
+    first, second = (tensors(loop.algorithm.state_dict(), replica, 2)[0] for replica in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_a_changed_dataset_is_refused_on_resume(tmp_path: Path, dataset: Dataset) -> None:
+    first = training(tmp_path, dataset, cell("bc", 0, 10.0))
+    first.advance(lambda: first.step >= 10)
+    first.checkpoint()
+    changed = Dataset(dataset.task, dataset.path, dataset.source, dataset.arrays, sha256="other")
+    with pytest.raises(UserError, match="has changed since"):
+        training(tmp_path, changed, cell("bc", 0, 10.0))
+
+
+def test_a_diverged_replica_stops_alone(tmp_path: Path, dataset: Dataset) -> None:
+    cells = (cell("bc", 0, 10.0), cell("bc", 1, 10.0))
+    healthy = run(training(tmp_path / "healthy", dataset, *cells))
+    loop = training(tmp_path / "sick", dataset, *cells)
+    with torch.no_grad():
+        next(iter(loop.algorithm.actor.parameters()))[0] = float("nan")  # type: ignore[attr-defined]
+    run(loop)
+    assert list(loop.stopped) == [0]
+    assert "actor_loss not finite in steps 1 to 1" in loop.stopped[0]
+    ended = loop.finish({})
+    assert (ended[0].state, ended[1].state) == ("diverged", "done")
+    assert {row["replica"] for row in loop.episodes} == {1}
+    assert [row for row in healthy.episodes if row["replica"] == 1] == loop.episodes
+
+
+def test_results_hold_what_is_promised(tmp_path: Path, dataset: Dataset) -> None:
+    one = cell("lspc", 0)
+    loop = run(training(tmp_path, dataset, one))
+    loop.finish({"versions": {}})
+    store = Store(tmp_path)
+    episodes = store.episodes(one)
+    assert sorted(episodes["policy"].unique()) == ["lspc-o", "lspc-s"]
+    counts = episodes.groupby(["policy", "step"]).size().unstack()
+    assert counts.columns.tolist() == [50, 100, 150]
+    assert counts.to_numpy().tolist() == [[1, 1, 2]] * 2
+    assert episodes["cost_limit"].isna().all()
+    assert (episodes["length"] == 100).all()
+    curve = store.training(one)
+    assert curve["step"].tolist() == list(range(1, 151))
+    assert np.isfinite(curve.to_numpy()).all()
+    record = store.record(one)
+    assert record["dataset"]["sha256"] == dataset.sha256
+    assert record["group"] == [one.hash]
+    assert not store.checkpoint_path(loop.job).exists()
