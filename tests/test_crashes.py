@@ -23,7 +23,7 @@ algorithms:
 evaluation: {every: 40, episodes: 1, final: 3}
 """
 
-# Runs the command line with one function replaced by one that kills the process, as the machine would, at its n-th call.
+# Runs the command line with one function replaced by one that kills the process at its n-th call.
 KILLER = """
 import os, signal, sys
 from harness.cli import main
@@ -150,8 +150,12 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, undisturbed: dict[str, bytes
 
 
 def test_workers_do_not_outlive_a_killed_run(tmp_path: Path) -> None:
-    process = subprocess.Popen(command(tmp_path, "results", 1), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"CRASH_TEST": str(tmp_path)}  # workers inherit it
+    process = subprocess.Popen(command(tmp_path, "results", 1), env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    seen = max(len(_running(tmp_path)) for _ in process.stderr)
     process.wait(timeout=120)
+    assert seen >= 2  # this process and a worker
     deadline = time.monotonic() + 20
     while _running(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -159,14 +163,14 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path: Path) -> None:
 
 
 def _running(folder: Path) -> list[str]:
-    """Processes whose command line or environment names the folder."""
+    """Processes that were started with the folder in their environment."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():
             try:
-                content = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+                content = (process / "environ").read_bytes()
             except OSError:
                 continue
-            if str(folder / "killer.py").encode() in content:
+            if f"CRASH_TEST={folder}".encode() in content:
                 found.append(process.name)
     return found
