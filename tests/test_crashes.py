@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from harness.cli import main
+from harness.store import Store
+from harness.training import Training
 
 SUITE = """
 name: crash
@@ -18,60 +24,63 @@ tasks: [BallRun]
 seeds: 2
 cost_limits: [10, 20]
 algorithms:
-  lspc: {hyperparameters: {steps: 120, batch_size: 32, hidden_sizes: [16, 16], latent_dim: 4}}
-  bc: {hyperparameters: {steps: 90, batch_size: 32, hidden_sizes: [16, 16], mode: safe}}
-evaluation: {every: 40, episodes: 1, final: 3}
+  lspc: {hyperparameters: {steps: 40, batch_size: 32, hidden_sizes: [16, 16], latent_dim: 4}}
+  bc: {hyperparameters: {steps: 30, batch_size: 32, hidden_sizes: [16, 16], mode: safe}}
+evaluation: {every: 15, episodes: 1, final: 3}
 """
 
-# Runs the command line with one function replaced by one that kills the process at its n-th call.
-KILLER = """
-import os, signal, sys
-from harness.cli import main
+# What is replaced by a function that kills the process at its n-th call.
+PLACES: dict[str, tuple[Any, str]] = {
+    "update": (Training, "_update"),
+    "evaluate": (Training, "_submit"),
+    "collect": (Training, "collect"),
+    "checkpoint": (Store, "write_checkpoint"),
+    "write": (os, "fsync"),
+    "status": (Store, "set_status"),
+    "results": (Store, "write_results"),
+    "remove": (Store, "remove_checkpoint"),
+}
 
-if __name__ == "__main__":  # workers import this file, too
-    where, count = sys.argv[1], int(sys.argv[2])
-    del sys.argv[1:3]
-    import harness.files, harness.store, harness.training
+# Forks of a server that has imported everything, and run nothing, start at once and share no thread or lock.
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["harness.executors.local", "pandas", "pyarrow.parquet", "harness.simulators.bullet"])
 
-    def dying(function):
-        calls = [0]
-        def called(*args, **kwargs):
-            calls[0] += 1
-            if calls[0] == count:
+
+def run(folder: Path, where: str | None = None, count: int = 1, workers: int = 0) -> None:
+    """The command line on the suite, in this process; ends it."""
+    os.environ["CRASH_TEST"] = str(folder)  # workers inherit it
+    if where is not None:
+        owner, name = PLACES[where]
+        original, calls = getattr(owner, name), itertools.count(1)
+
+        def dying(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == count:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-        return called
+            return original(*args, **kwargs)
 
-    owner, name = {
-        "update": (harness.training.Training, "_update"),
-        "evaluate": (harness.training.Training, "_submit"),
-        "collect": (harness.training.Training, "collect"),
-        "checkpoint": (harness.store.Store, "write_checkpoint"),
-        "rename": (os, "fsync"),
-        "status": (harness.store.Store, "set_status"),
-        "results": (harness.store.Store, "write_results"),
-        "remove": (harness.store.Store, "remove_checkpoint"),
-        "never": (harness.store.Store, "__str__"),
-    }[where]
-    setattr(owner, name, dying(getattr(owner, name)))
-    main()
-"""
-
-
-def command(folder: Path, where: str = "never", count: int = 1, workers: int = 1) -> list[str]:
+        setattr(owner, name, dying)
     (folder / "suite.yaml").write_text(SUITE)
-    (folder / "killer.py").write_text(KILLER)
-    run = ["run", str(folder / "suite.yaml"), "--results", str(folder / "runs")]
-    options = ["--checkpoint-every", "0", "--device", "cpu", "--workers", str(workers)]
-    return [sys.executable, str(folder / "killer.py"), where, str(count), *run, *options]
+    arguments = ["run", str(folder / "suite.yaml"), "--results", str(folder / "runs")]
+    main([*arguments, "--checkpoint-every", "0", "--device", "cpu", "--workers", str(workers)])
+
+
+def start(*arguments: Any, **options: Any) -> Any:
+    """:func:`run` in a process of its own."""
+    process = context.Process(target=run, args=arguments, kwargs=options)
+    process.start()
+    return process
+
+
+def finish(*arguments: Any, **options: Any) -> int:
+    """:func:`run` in a process of its own, to the end; its exit status."""
+    process = start(*arguments, **options)
+    process.join(120)
+    assert process.exitcode is not None
+    return int(process.exitcode)
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
     """The leaderboard in every format, and every cell's episodes and weights."""
-    from click.testing import CliRunner
-
-    from harness.cli import main
-
     texts = {
         name: CliRunner().invoke(main, ["leaderboard", str(folder / "runs"), "--format", name]).stdout_bytes
         for name in ("markdown", "csv", "json")
@@ -87,7 +96,7 @@ def outcome(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(command(folder), check=True, capture_output=True)
+    assert finish(folder) == 0
     found = outcome(folder)
     assert len(found) == 3 + 3 * 6  # two seeds of lspc, two seeds at two limits of bc
     return found
@@ -97,15 +106,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     ("where", "count"),
     [
         ("update", 2),
-        ("update", 101),
-        ("update", 150),
+        ("update", 35),
+        ("update", 55),
         ("evaluate", 3),
         ("evaluate", 14),
-        ("collect", 60),
-        ("checkpoint", 1),
-        ("checkpoint", 70),
-        ("rename", 9),
-        ("rename", 150),
+        ("checkpoint", 60),
+        ("write", 9),
+        ("write", 120),
         ("status", 8),
         ("results", 1),
         ("results", 4),
@@ -113,57 +120,62 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     ],
 )
 def test_killed_and_run_again(tmp_path: Path, undisturbed: dict[str, bytes], where: str, count: int) -> None:
-    killed = subprocess.run(command(tmp_path, where, count), capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    again = subprocess.run(command(tmp_path), capture_output=True)
-    assert again.returncode == 0, again.stderr.decode()
+    assert finish(tmp_path, where, count) == -signal.SIGKILL
+    assert finish(tmp_path) == 0
     assert outcome(tmp_path) == undisturbed
     assert not list((tmp_path / "runs" / "jobs").iterdir())
 
 
-def test_killed_again_and_again(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    for count in (40, 55, 70):
-        subprocess.run(command(tmp_path, "update", count), capture_output=True)
-    subprocess.run(command(tmp_path), check=True, capture_output=True)
+@pytest.mark.parametrize("where", ["evaluate", "results"])
+def test_killed_with_workers_under_way(tmp_path: Path, undisturbed: dict[str, bytes], where: str) -> None:
+    assert finish(tmp_path, where, 2, workers=1) == -signal.SIGKILL
+    assert finish(tmp_path, workers=2) == 0
     assert outcome(tmp_path) == undisturbed
 
 
-def test_the_number_of_workers_changes_nothing(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    for workers in (0, 2):
-        folder = tmp_path / str(workers)
-        folder.mkdir()
-        subprocess.run(command(folder, workers=workers), check=True, capture_output=True)
-        assert outcome(folder) == undisturbed
+def test_killed_again_and_again(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    for count in (20, 25, 30):
+        finish(tmp_path, "update", count)
+    assert finish(tmp_path) == 0
+    assert outcome(tmp_path) == undisturbed
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    process = subprocess.Popen(command(tmp_path), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("job 1"):
-            break
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    subprocess.run(command(tmp_path), check=True, capture_output=True)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(tmp_path: Path, undisturbed: dict[str, bytes], workers: int) -> None:
+    assert finish(tmp_path, workers=workers) == 0
+    assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on(tmp_path: Path, undisturbed: dict[str, bytes], number: signal.Signals) -> None:
+    process = start(tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/jobs/*.checkpoint")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 130
+    assert list(tmp_path.glob("runs/jobs/*.checkpoint"))
+    assert finish(tmp_path) == 0
     assert outcome(tmp_path) == undisturbed
 
 
 def test_workers_do_not_outlive_a_killed_run(tmp_path: Path) -> None:
-    environment = os.environ | {"CRASH_TEST": str(tmp_path)}  # workers inherit it
-    process = subprocess.Popen(command(tmp_path, "results", 1), env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    seen = max(len(_running(tmp_path)) for _ in process.stderr)
-    process.wait(timeout=120)
-    assert seen >= 2  # this process and a worker
+    process = start(tmp_path, "results", 1, workers=1)
+    seen: set[str] = set()
+    while process.exitcode is None:
+        seen |= set(_running(tmp_path))
+        time.sleep(0.05)
+    assert process.exitcode == -signal.SIGKILL
+    assert seen  # a worker
     deadline = time.monotonic() + 20
     while _running(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(0.1)
     assert not _running(tmp_path)
 
 
 def _running(folder: Path) -> list[str]:
-    """Processes that were started with the folder in their environment."""
+    """Processes that were started (spawned, not forked) with the folder in their environment."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():

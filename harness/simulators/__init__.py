@@ -65,7 +65,10 @@ def require_simulator(task: Task) -> None:
         UserError: it is not installed, with the command that installs it, or not supported.
     """
     if task.family == "metadrive":
-        raise UserError(f"{task.name}: roll-outs in MetaDrive are not supported yet")
+        raise UserError(
+            f"{task.name}: roll-outs in MetaDrive are not supported yet; leave its tasks out, for example with "
+            "--set 'tasks=[bullet, navigation, velocity]'"
+        )
     package, install = {
         "bullet": ("bullet_safety_gym", "pip install bullet-safety-gym==1.4.0"),
         "navigation": ("safety_gymnasium", "make install"),

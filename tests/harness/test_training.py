@@ -175,3 +175,20 @@ def test_results_hold_what_is_promised(tmp_path: Path, dataset: Dataset) -> None
     assert record["dataset"]["sha256"] == dataset.sha256
     assert record["group"] == [one.hash]
     assert not store.checkpoint_path(loop.job).exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine, or this build of torch, has no CUDA")
+@pytest.mark.parametrize("algorithm", ["lspc", "bc"])
+def test_a_gpu_learns_what_the_cpu_learns(tmp_path: Path, dataset: Dataset, algorithm: str) -> None:
+    """The draws differ between devices, so losses are compared, not weights."""
+    one = cell(algorithm, 0, 10.0 if algorithm == "bc" else None)
+    settings = registry.load(algorithm)
+    selections = [settings.select(dataset, one.config, one.replica)]
+    curves = []
+    for device in ("cpu", "cuda"):
+        (tmp_path / device / "jobs").mkdir(parents=True)
+        loop = Training(Job(cells=(one,)), dataset, selections, Store(tmp_path / device), Evaluator(0), device)
+        curves.append(run(loop).curve)
+    for name in curves[0][0].keys() - {"step"}:
+        cpu, gpu = (np.mean([row[name][0] for row in curve[-50:]]) for curve in curves)
+        assert np.isclose(cpu, gpu, rtol=0.3, atol=0.05), name
