@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # uv does not read pip's settings: hand over where pip finds packages that lie on disk.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
-INSTALL := $(BIN)/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(VENV) --constraint constraints.txt --editable .
 
 .PHONY: install demo test lint clean
 

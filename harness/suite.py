@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from harness.data.dataset import Source
 from harness.errors import UserError, nearest
@@ -19,8 +20,20 @@ from harness.errors import UserError, nearest
 Place = tuple[str | int, ...]
 
 
+# More than anyone runs; a larger number is a seed that was meant to stand in a list.
+MOST_SEEDS = 1000
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flags(cls, value: Any) -> Any:
+        """Nothing here is true or false, which pydantic would take for 1 and 0."""
+        if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
+            raise PydanticCustomError("flag", "must not be true or false")
+        return value
 
 
 class AlgorithmEntry(_Model):
@@ -64,6 +77,8 @@ class Suite(_Model):
     def _names_alone(cls, value: Any) -> Any:
         """A list of names, and a name with nothing behind it, are algorithms with their own settings."""
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
+            if len(set(value)) < len(value):
+                raise ValueError("names an algorithm twice")
             value = dict.fromkeys(value)
         if isinstance(value, dict):
             return {label: {} if entry is None else entry for label, entry in value.items()}
@@ -72,7 +87,11 @@ class Suite(_Model):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
-        return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+        if not isinstance(value, int):
+            return value
+        if not 1 <= value <= MOST_SEEDS:
+            raise ValueError(f"{value} is no number of seeds from 1 to {MOST_SEEDS}; for certain seeds write a list")
+        return list(range(value))
 
     @field_validator("seeds", "cost_limits")
     @classmethod
@@ -108,8 +127,10 @@ class SuiteFile:
         self._overridden: dict[Place, str] = {}
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the suite: {error}", where=str(path)) from error
+        except OSError as error:
+            raise UserError(f"cannot read the suite: {error.strerror}", where=str(path)) from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"cannot read the suite, it is no text: {error}", where=str(path)) from error
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
             self._lines = dict(_lines(root)) if root else {}
@@ -117,23 +138,31 @@ class SuiteFile:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise UserError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or number that is none; endless aliases
             raise UserError(f"not valid YAML: {error}", where=str(path)) from error
         except _DuplicateKeyError as error:
             raise UserError(f"the key {error.key!r} stands here twice", where=f"{path}:{error.line}") from error
         if not isinstance(content, dict):
             raise UserError("a suite is a mapping with keys such as tasks and algorithms", where=str(path))
-        for override in overrides:
+        if isinstance(content.get("algorithms"), list) and overrides:
+            content["algorithms"] = _by_label(content["algorithms"])
+        # The general before the special: --set steps=... does not undo --set algorithms.lspc.hyperparameters.steps=...
+        for override in sorted(overrides, key=lambda override: override.partition("=")[0].count(".")):
             self._override(content, override)
         self.suite = self._validate(content)
 
     def error(self, message: str, *place: str | int) -> UserError:
         """An error about a place in the suite, such as ``("algorithms", "lspc")``, with its line or its ``--set``."""
-        for end in range(len(place), -1, -1):
-            if place[:end] in self._overridden:
-                return UserError(message, where=f"--set {self._overridden[place[:end]]}")
-            if place[:end] in self._lines:
-                return UserError(message, where=f"{self.path}:{self._lines[place[:end]]}")
+        place = tuple(map(str, place))
+        prefixes = [place[:end] for end in range(len(place), 0, -1)]
+        # What --set made stands in no line: not the parts of its value, nor the keys on the way to it.
+        made = [key for key in self._overridden if place and key[: len(place)] == place and place not in self._lines]
+        for prefix in [*prefixes, *made]:
+            if prefix in self._overridden:
+                return UserError(message, where=f"--set {self._overridden[prefix]}")
+        for prefix in prefixes:
+            if prefix in self._lines:
+                return UserError(message, where=f"{self.path}:{self._lines[prefix]}")
         return UserError(message, where=str(self.path))
 
     def _override(self, content: dict[str, Any], override: str) -> None:
@@ -143,16 +172,13 @@ class SuiteFile:
             raise UserError(f"--set wants KEY=VALUE with a dotted key such as evaluation.final=5, not {override!r}")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"the value is not valid YAML: {text!r}", where=f"--set {override}") from error
-        if isinstance(content.get("algorithms"), list):
-            content["algorithms"] = dict.fromkeys(content["algorithms"])
         target = content
         for depth, part in enumerate(place[:-1]):
-            if place[: depth + 1] == ("algorithms", part) and part not in (target or {}):
-                raise UserError(
-                    f"the suite has no algorithm {part!r}.{nearest(part, target or ())}", where=f"--set {override}"
-                )
+            if place[: depth + 1] == ("algorithms", part) and part not in target:
+                known = nearest(part, map(str, target))
+                raise UserError(f"the suite has no algorithm {part!r}.{known}", where=f"--set {override}")
             if target.get(part) is None:
                 target[part] = {}
             target = target[part]
@@ -160,30 +186,33 @@ class SuiteFile:
                 raise UserError(f"{'.'.join(place[: depth + 1])} is no mapping", where=f"--set {override}")
         target[place[-1]] = value
         self._overridden[place] = override
-        if len(place) == 4 and place[0] == "algorithms" and place[2] == "hyperparameters":
-            # Explicit always wins: what the file says of this hyperparameter elsewhere is void.
-            entry = content["algorithms"][place[1]]
-            (entry.get("grid") or {}).pop(place[3], None)
-            for settings in (entry.get("tasks") or {}).values():
-                (settings or {}).pop(place[3], None)
+        # Explicit always wins: what the file says of the same hyperparameter in stronger places is void.
+        if place == ("steps",):
+            for entry in _mappings(content.get("algorithms")):
+                _void(entry, ["steps"], "hyperparameters", "tasks", "grid")
+        elif place[0] == "algorithms" and place[2:3] == ("hyperparameters",):
+            names = [place[3]] if len(place) > 3 else list(value) if isinstance(value, dict) else []
+            _void(content["algorithms"][place[1]], names, "tasks", "grid")
 
     def _validate(self, content: dict[str, Any]) -> Suite:
         try:
             return Suite.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
-            # Labels of unions and validators stand in the location too: only what stands in the file is of use.
-            place: Place = tuple(first["loc"])
-            name = ".".join(str(part) for part in place)
+            place = tuple(part for part in first["loc"] if part != "[key]")
+            name = ".".join(map(str, place))
             if first["type"] == "extra_forbidden":
                 model = _model_at(place[:-1])
-                known = list(model.model_fields) if model else []
+                known = list(model.model_fields)
                 message = f"unknown key {name!r}.{nearest(str(place[-1]), known)} Known here: {', '.join(known)}"
             elif first["type"] == "missing":
                 message = f"the key {name!r} is missing"
             else:
-                message = f"{name}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-                if first["type"] not in ("value_error", "missing"):
+                reason = {"model_type": "must be a mapping", "dict_type": "must be a mapping"}.get(
+                    first["type"], first["msg"].removeprefix("Value error, ")
+                )
+                message = f"{name}: {reason}" if name else reason
+                if first["type"] not in ("value_error", "too_short"):
                     message += f", not {first['input']!r}"
             raise self.error(message, *place) from error
 
@@ -194,11 +223,13 @@ class _DuplicateKeyError(Exception):
         self.key, self.line = key, line
 
 
-def _lines(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int]]:
+def _lines(node: yaml.Node, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
     """The line of every key and item of a YAML document."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # no key of a suite; reading the content refuses it
             here, line = (*place, key.value), key.start_mark.line + 1
             if key.value in seen:
                 raise _DuplicateKeyError(key.value, line)
@@ -207,22 +238,39 @@ def _lines(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int]]:
             yield from _lines(value, here)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield (*place, index), value.start_mark.line + 1
-            yield from _lines(value, (*place, index))
+            yield (*place, str(index)), value.start_mark.line + 1
+            yield from _lines(value, (*place, str(index)))
 
 
-def _model_at(place: Place) -> type[BaseModel] | None:
+def _by_label(names: list[Any]) -> Any:
+    """A list of different algorithm names as a mapping; anything else as it is, to be refused later."""
+    simple = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    return dict.fromkeys(names) if simple else names
+
+
+def _mappings(content: Any) -> list[dict[str, Any]]:
+    """The mappings among a mapping's values; what else may stand there is refused when the suite is validated."""
+    return [value for value in content.values() if isinstance(value, dict)] if isinstance(content, dict) else []
+
+
+def _void(entry: dict[str, Any], names: list[str], *sections: str) -> None:
+    """Remove hyperparameters from sections of an algorithm's entry."""
+    for section in sections:
+        settings = _mappings(entry.get(section)) if section == "tasks" else _mappings({"": entry.get(section)})
+        for mapping in settings:
+            for name in names:
+                mapping.pop(name, None)
+
+
+def _model_at(place: Place) -> type[BaseModel]:
     """The model whose keys stand at a place of the suite."""
     model: type[BaseModel] = Suite
-    for part in place:
-        if part not in model.model_fields:
-            continue  # a label of the user's
-        annotation = model.model_fields[part].annotation
-        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-        models = [kind for kind in inner if issubclass(kind, BaseModel)]
-        if not models:
-            return None
-        model = models[0]
+    parts = iter(place)
+    for part in parts:
+        annotation = model.model_fields[str(part)].annotation
+        (model,) = (kind for kind in (annotation, *get_args(annotation)) if issubclass(kind, BaseModel))
+        if get_origin(annotation) is dict:
+            next(parts)  # a label of the user's
     return model
 
 

@@ -43,7 +43,9 @@ PLACES: dict[str, tuple[Any, str]] = {
 
 # Forks of a server that has imported everything, and run nothing, start at once and share no thread or lock.
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["harness.executors.local", "pandas", "pyarrow.parquet", "harness.simulators.bullet"])
+context.set_forkserver_preload(
+    ["harness.executors.local", "pandas", "pyarrow.parquet", "torch._dynamo", "bullet_safety_gym", "rliable.library"]
+)
 
 
 def run(folder: Path, where: str | None = None, count: int = 1, workers: int = 0) -> None:

@@ -1,0 +1,79 @@
+"""What tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Networks in tests are tiny: more threads only wait for each other. Before torch is imported; processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from harness import registry
+
+PLUGINS = Path(__file__).parent / "plugins" / "lspc_bench_test_plugins"
+SuiteWriter = Callable[[str], Path]
+
+
+def install(project: Path, site: Path, name: str | None = None) -> None:
+    """Put a package of modules into ``site`` as an installer would.
+
+    By hand, from its pyproject.toml, because tests have no network to fetch a build backend from, and must not alter
+    the environment they run in.
+    """
+    metadata = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    name = name or metadata["name"]
+    folder = site / f"{name.replace('-', '_')}-{metadata['version']}.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {metadata['version']}\n")
+    lines = [
+        line
+        for group, points in metadata["entry-points"].items()
+        for line in (f"[{group}]", *(f"{key} = {value}" for key, value in points.items()))
+    ]
+    (folder / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    for module in project.glob("*.py"):
+        shutil.copy(module, site)
+
+
+@pytest.fixture(scope="session")
+def _site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    site = tmp_path_factory.mktemp("site")
+    install(PLUGINS, site)
+    return site
+
+
+@pytest.fixture
+def plugins(_site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The package of test plugins, installed for this process, its workers and its children; where it lies."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(_site)
+    monkeypatch.setenv("PYTHONPATH", str(_site), prepend=os.pathsep)
+    _clear_registry()
+    yield _site
+    for module in set(sys.modules) - before:
+        if module.startswith("lspc_bench_"):
+            del sys.modules[module]
+    _clear_registry()
+
+
+def _clear_registry() -> None:
+    registry.plugins.cache_clear()
+    registry._import.cache_clear()
+
+
+@pytest.fixture
+def write_suite(tmp_path: Path) -> SuiteWriter:
+    """Write a suite's text to ``suite.yaml`` and give its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "suite.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write

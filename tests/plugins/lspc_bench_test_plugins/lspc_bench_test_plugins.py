@@ -1,0 +1,124 @@
+"""A linear behaviour clone, and the ways in which one replica of it may go wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
+from harness.tasks import Task
+
+MARKER = "LSPC_BENCH_TEST_MARKER"
+"""The environment variable that names a file; a policy is deadly while the file is there."""
+
+
+class ToyHyperparameters(Hyperparameters):
+    steps: int = Field(20, ge=1, description="gradient steps of one training run")
+    batch_size: int = Field(8, ge=1, description="transitions a step draws from the dataset")
+    learning_rate: float = Field(0.01, gt=0, description="of plain gradient descent")
+    failure: Literal["none", "nan", "update", "policy", "kill"] = Field("none", description="what goes wrong")
+    failing_seed: int = Field(1, description="whose replica it goes wrong for")
+    failing_step: int = Field(5, description="after how many steps it goes wrong, where that is in training")
+
+
+class Linear(Policy):
+    """The same action for the same observation."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(weights, requires_grad=False)
+
+    def act(self, observations: Tensor) -> Tensor:
+        return torch.tanh(observations @ self.weights)
+
+
+class Noisy(Linear):
+    """With noise on every action."""
+
+    def act(self, observations: Tensor) -> Tensor:
+        return torch.tanh(observations @ self.weights + self.noise(self.weights.shape[-1]))
+
+
+class Raising(Linear):
+    """Its own mistake."""
+
+    def act(self, observations: Tensor) -> Tensor:
+        raise ArithmeticError("the toy policy gives up")
+
+
+class Deadly(Linear):
+    """Ends its process while the marker file is there."""
+
+    def act(self, observations: Tensor) -> Tensor:
+        if Path(os.environ[MARKER]).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().act(observations)
+
+
+class Toy(Algorithm[ToyHyperparameters]):
+    Hyperparameters = ToyHyperparameters
+    summary = "a linear clone, for tests"
+
+    @classmethod
+    def policy_names(cls, config: ToyHyperparameters) -> tuple[str, ...]:
+        return ("toy",)
+
+    @classmethod
+    def columns(cls, config: ToyHyperparameters) -> tuple[str, ...]:
+        return ("observations", "actions")
+
+    def __init__(
+        self,
+        config: ToyHyperparameters,
+        task: Task,
+        replicas: Sequence[Replica],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config = config
+        shape = (task.observation_size, task.action_size)
+        weights = [0.1 * torch.randn(shape, generator=replica.generator("weights")) for replica in replicas]
+        self.weights = torch.stack(weights).to(device, dtype).requires_grad_()
+        self.fails = torch.tensor([replica.seed == config.failing_seed for replica in replicas], device=device)
+        self.updates = 0
+
+    def update(self, batch: Batch, noise: Batch) -> dict[str, Tensor]:
+        self.updates += 1
+        wrong = self.updates > self.config.failing_step
+        if wrong and self.config.failure == "update" and self.fails.any():
+            raise ArithmeticError("the toy algorithm gives up")
+        loss = (torch.tanh(batch["observations"] @ self.weights) - batch["actions"]).square().mean((1, 2))
+        if wrong and self.config.failure == "nan":
+            loss = torch.where(self.fails, torch.nan, loss)
+        (gradient,) = torch.autograd.grad(loss.sum(), self.weights)
+        with torch.no_grad():
+            self.weights -= self.config.learning_rate * gradient
+        return {"loss": loss.detach()}
+
+    def policies(self, replica: int) -> dict[str, Policy]:
+        kinds: dict[str, type[Linear]] = {"policy": Raising, "kill": Deadly}
+        kind = kinds.get(self.config.failure, Noisy) if self.fails[replica] else Noisy
+        return {"toy": kind(self.weights[replica].detach().cpu().clone())}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights.detach(), "updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            self.weights.copy_(state["weights"])
+        self.updates = state["updates"]
+
+
+class ToySingle(Toy):
+    max_replicas = 1
+
+
+class Unfinished(Toy):
+    columns = Algorithm.columns
