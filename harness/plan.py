@@ -147,7 +147,7 @@ def make_plan(file: SuiteFile) -> Plan:
             for settings, point in _settings(file, label, task):
                 algorithm = registry.load(entry.algorithm or label)
                 name = label + (f" {point}" if point else "")
-                config = _validate(file, label, entry.algorithm or label, algorithm, settings)
+                config = _validate(file, label, task, algorithm, settings)
                 limits = tuple(suite.cost_limits or task.cost_limits)
                 depends = algorithm.depends_on_cost_limit(config)
                 for limit, seed in itertools.product(limits if depends else (None,), suite.seeds):
@@ -233,8 +233,9 @@ def select_tasks_or_fail(file: SuiteFile, label: str, pattern: str) -> None:
 
 
 def _validate(
-    file: SuiteFile, label: str, name: str, algorithm: type[Algorithm[Any]], settings: dict[str, Any]
+    file: SuiteFile, label: str, task: Task, algorithm: type[Algorithm[Any]], settings: dict[str, Any]
 ) -> Hyperparameters:
+    name = file.suite.algorithms[label].algorithm or label
     try:
         return algorithm.Hyperparameters.model_validate(settings)
     except ValidationError as error:
@@ -245,18 +246,20 @@ def _validate(
             message = (
                 f"{name} has no hyperparameter {key!r}.{nearest(key, known)} 'lspc-bench algorithms {name}' lists them."
             )
+        elif first["type"] == "missing":
+            message = f"hyperparameter {key!r} of {name} has no default: the suite must set it"
         else:
             message = f"hyperparameter {key!r} of {name}: {first['msg']}, not {first['input']!r}"
-        raise file.error(message, *_place(file, label, key)) from error
+        raise file.error(message, *_place(file, label, task, key)) from error
 
 
-def _place(file: SuiteFile, label: str, key: str) -> tuple[str, ...]:
-    """Where a suite sets a hyperparameter."""
+def _place(file: SuiteFile, label: str, task: Task, key: str) -> tuple[str, ...]:
+    """Where a suite sets a hyperparameter for a task."""
     entry = file.suite.algorithms[label]
     if key in entry.grid:
         return ("algorithms", label, "grid", key)
-    for pattern, values in entry.tasks.items():
-        if key in values:
+    for pattern, values in reversed(entry.tasks.items()):
+        if key in values and matches(task, pattern):
             return ("algorithms", label, "tasks", pattern, key)
     if key == "steps" and key not in entry.hyperparameters:
         return ("steps",)

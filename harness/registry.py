@@ -89,7 +89,7 @@ def _import(plugin: Plugin) -> type[Algorithm[Any]]:
     module, _, attribute = plugin.target.partition(":")
     try:
         loaded = getattr(import_module(module), attribute)
-    except Exception as error:  # whatever a stranger's module raises must not take the tool down
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises must not take the tool down
         raise UserError(f"{where} fails to import: {type(error).__name__}: {error}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Algorithm)):
         raise UserError(f"{where} is no subclass of harness.algorithm.Algorithm")

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from harness.data.dataset import Source
 from harness.errors import UserError, nearest
 
-Place = tuple[str | int, ...]
-
-
+Place = tuple[str, ...]
 # More than anyone runs; a larger number is a seed that was meant to stand in a list.
 MOST_SEEDS = 1000
 
@@ -42,7 +40,9 @@ class AlgorithmEntry(_Model):
     algorithm: str = Field("", description="the registered name; the label itself if left out")
     hyperparameters: dict[str, Any] = Field({}, description="settings for every task")
     tasks: dict[str, dict[str, Any]] = Field({}, description="settings by task pattern; a later pattern wins")
-    grid: dict[str, list[Any]] = Field({}, description="settings of which every combination is run")
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {}, description="settings of which every combination is run"
+    )
 
 
 class Evaluation(_Model):
@@ -87,7 +87,7 @@ class Suite(_Model):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
-        if not isinstance(value, int):
+        if not isinstance(value, int) or isinstance(value, bool):
             return value
         if not 1 <= value <= MOST_SEEDS:
             raise ValueError(f"{value} is no number of seeds from 1 to {MOST_SEEDS}; for certain seeds write a list")
@@ -101,14 +101,6 @@ class Suite(_Model):
         if value is not None and min(value) < 0:
             raise ValueError("must not be negative")
         return value
-
-    @model_validator(mode="after")
-    def _grids_have_values(self) -> Suite:
-        for label, entry in self.algorithms.items():
-            for name, values in entry.grid.items():
-                if not values:
-                    raise ValueError(f"algorithms.{label}.grid.{name} is an empty grid: nothing would run")
-        return self
 
 
 class SuiteFile:
@@ -134,7 +126,7 @@ class SuiteFile:
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
             self._lines = dict(_lines(root)) if root else {}
-            content = yaml.safe_load(text)
+            content = _unshared(yaml.safe_load(text))
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise UserError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from error
@@ -153,11 +145,11 @@ class SuiteFile:
 
     def error(self, message: str, *place: str | int) -> UserError:
         """An error about a place in the suite, such as ``("algorithms", "lspc")``, with its line or its ``--set``."""
-        place = tuple(map(str, place))
-        prefixes = [place[:end] for end in range(len(place), 0, -1)]
-        # What --set made stands in no line: not the parts of its value, nor the keys on the way to it.
-        made = [key for key in self._overridden if place and key[: len(place)] == place and place not in self._lines]
-        for prefix in [*prefixes, *made]:
+        whole = tuple(map(str, place))
+        prefixes = [whole[:end] for end in range(len(whole), 0, -1)]
+        # Keys on the way to what --set sets stand in no line of the file either.
+        below = [key for key in self._overridden if whole and key[: len(whole)] == whole and whole not in self._lines]
+        for prefix in [*prefixes, *below]:
             if prefix in self._overridden:
                 return UserError(message, where=f"--set {self._overridden[prefix]}")
         for prefix in prefixes:
@@ -199,22 +191,28 @@ class SuiteFile:
             return Suite.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
-            place = tuple(part for part in first["loc"] if part != "[key]")
-            name = ".".join(map(str, place))
+            place = tuple(str(part) for part in first["loc"] if part != "[key]")
+            name = ".".join(place)
             if first["type"] == "extra_forbidden":
                 model = _model_at(place[:-1])
                 known = list(model.model_fields)
-                message = f"unknown key {name!r}.{nearest(str(place[-1]), known)} Known here: {', '.join(known)}"
+                message = f"unknown key {name!r}.{nearest(place[-1], known)} Known here: {', '.join(known)}"
             elif first["type"] == "missing":
                 message = f"the key {name!r} is missing"
             else:
-                reason = {"model_type": "must be a mapping", "dict_type": "must be a mapping"}.get(
-                    first["type"], first["msg"].removeprefix("Value error, ")
-                )
+                reason = _REASONS.get(first["type"], first["msg"].removeprefix("Value error, "))
                 message = f"{name}: {reason}" if name else reason
                 if first["type"] not in ("value_error", "too_short"):
                     message += f", not {first['input']!r}"
             raise self.error(message, *place) from error
+
+
+_REASONS = {
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "too_short": "must not be empty: nothing would run",
+}
+"""What pydantic says less well."""
 
 
 class _DuplicateKeyError(Exception):
@@ -223,7 +221,7 @@ class _DuplicateKeyError(Exception):
         self.key, self.line = key, line
 
 
-def _lines(node: yaml.Node, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+def _lines(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int]]:
     """The line of every key and item of a YAML document."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
@@ -240,6 +238,13 @@ def _lines(node: yaml.Node, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple
         for index, value in enumerate(node.value):
             yield (*place, str(index)), value.start_mark.line + 1
             yield from _lines(value, (*place, str(index)))
+
+
+def _unshared(content: Any) -> Any:
+    """A copy in which every alias is a value of its own, so that --set on one does not touch the others."""
+    if isinstance(content, dict):
+        return {key: _unshared(value) for key, value in content.items()}
+    return [_unshared(value) for value in content] if isinstance(content, list) else content
 
 
 def _by_label(names: list[Any]) -> Any:
@@ -267,7 +272,7 @@ def _model_at(place: Place) -> type[BaseModel]:
     model: type[BaseModel] = Suite
     parts = iter(place)
     for part in parts:
-        annotation = model.model_fields[str(part)].annotation
+        annotation = model.model_fields[part].annotation
         (model,) = (kind for kind in (annotation, *get_args(annotation)) if issubclass(kind, BaseModel))
         if get_origin(annotation) is dict:
             next(parts)  # a label of the user's
@@ -295,7 +300,11 @@ def read_suite(name: str, overrides: Sequence[str] = ()) -> SuiteFile:
     if name in known:
         return SuiteFile(known[name], overrides)
     path = Path(name)
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError:  # too long for a file's name
+        exists = False
+    if not exists:
         raise UserError(
             f"no such suite: {name!r} is neither a file nor built in ({', '.join(known)}).{nearest(name, known)}"
         )

@@ -135,7 +135,7 @@ class Training:
             wrong = [name for name, values in means.items() if not np.isfinite(values[index])]
             if wrong and index not in self.stopped:
                 first = self.step - stretch + 1
-                self.stopped[index] = f"diverged: {', '.join(wrong)} not finite in steps {first} to {self.step}"
+                self.stopped[index] = f"{', '.join(wrong)} not finite in steps {first} to {self.step}"
                 self.pending = [pending for pending in self.pending if pending.replica != index]
 
     # Evaluation
@@ -252,7 +252,7 @@ class Training:
         The checkpoint stays where an evaluation failed: the next run needs only that.
 
         Returns:
-            How each replica's cell ended.
+            How each replica's cell ended, by its index; cells that were done before are left out.
         """
         if self.failed_evaluations:
             self.checkpoint()
@@ -264,9 +264,9 @@ class Training:
                 status = Status("failed", self.failed_evaluations[index])
             else:
                 status = Status("done")
-            ended[index] = status
-            if self.store.status(cell).state == "done":
+            if self.store.status(cell).state == "done":  # before the job was interrupted
                 continue
+            ended[index] = status
             if status.state == "done":
                 self._write(index, cell, record)
             else:

@@ -49,10 +49,10 @@ class Rate:
 class PlainProgress:
     """Plain lines: one a job, one a cell, and one every ten seconds."""
 
-    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
+    def __init__(self, jobs: Sequence[Job], cells: int, console: Console) -> None:
         self.console = console
         self.jobs, self.job_number = len(jobs), 0
-        self.cells, self.ended = sum(len(job.cells) for job in jobs), 0
+        self.cells, self.ended = cells, 0
         self.episodes, self.episodes_total = 0, sum(map(expected_episodes, jobs))
         self.description, self.step, self.steps = "", 0, 0
         self.training, self.evaluation = Rate(), Rate()
@@ -61,6 +61,7 @@ class PlainProgress:
     def job(self, description: str, step: int, steps: int) -> None:
         """A job begins, or goes on, at a step."""
         self.job_number += 1
+        self.jobs = max(self.jobs, self.job_number)  # a group that failed is tried one by one
         self.description, self.step, self.steps = description, step, steps
         self.training = Rate(step)
         resumed = f", from step {step}" if step else ""
@@ -112,8 +113,8 @@ class PlainProgress:
 class LiveProgress(PlainProgress):
     """Two bars that stay at the bottom of a terminal."""
 
-    def __init__(self, jobs: Sequence[Job], bars: Progress) -> None:
-        super().__init__(jobs, bars.console)
+    def __init__(self, jobs: Sequence[Job], cells: int, bars: Progress) -> None:
+        super().__init__(jobs, cells, bars.console)
         self.bars = bars
         self.training_bar = bars.add_task("training", total=None, note="")
         self.evaluation_bar = bars.add_task("evaluation", total=self.episodes_total, note="")
@@ -142,11 +143,11 @@ def expected_episodes(job: Job) -> int:
 
 
 @contextmanager
-def progress(jobs: Sequence[Job]) -> Iterator[PlainProgress]:
-    """Bars where standard error is a terminal, lines where not."""
+def progress(jobs: Sequence[Job], cells: int) -> Iterator[PlainProgress]:
+    """Bars where standard error is a terminal, lines where not; for jobs that are to finish so many cells."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield PlainProgress(jobs, console)
+        yield PlainProgress(jobs, cells, console)
         return
     columns = (
         TextColumn("{task.description:>10}"),
@@ -156,4 +157,4 @@ def progress(jobs: Sequence[Job]) -> Iterator[PlainProgress]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
-        yield LiveProgress(jobs, bars)
+        yield LiveProgress(jobs, cells, bars)

@@ -20,7 +20,7 @@ class _Device(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         kind, colon, index = value.partition(":")
-        if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdigit()):
+        if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdecimal()):
             self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:0, cuda:1, ...", param, ctx)
         return value
 
@@ -107,7 +107,7 @@ def run(
             _forget(store, cells)
         jobs = resume(store, cells)
         count = len(os.sched_getaffinity(0)) if workers is None else workers
-        with progress(jobs) as bar:
+        with progress(jobs, len(cells)) as bar:
             executor = LocalExecutor(store, device, count, bar, checkpoint_every)
             try:
                 ended = executor.run(jobs)

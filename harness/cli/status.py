@@ -51,7 +51,9 @@ def _describe(store: Store, plan: Plan) -> str:
         found = store.status(planned.cell)
         groups.setdefault((planned.cell.task, planned.label), Counter())[found.state] += 1
         if found.state in ("failed", "diverged"):
-            problems.append(f"{planned.cell.describe(planned.label)} ({planned.cell.hash}) {found.state}: {found.brief}")
+            problems.append(
+                f"{planned.cell.describe(planned.label)} ({planned.cell.hash}) {found.state}: {found.brief}"
+            )
     states = ("done", "running", "failed", "diverged", "missing")
     rows = [
         [

@@ -1,0 +1,256 @@
+"""Every way in which a dataset file can be wrong is told; what is odd but usable is loaded with a warning."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from harness.data.collect import COLLECTABLE
+from harness.data.dataset import COLUMNS, KEYS, dataset_path, load_dataset, require_file
+from harness.errors import UserError
+from harness.tasks import find_task
+
+TASK = find_task("BallRun")
+ROWS = 12
+Arrays = dict[str, NDArray[Any]]
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    """Three trajectories of four steps; the first ends in a terminal state, the others by time."""
+    rng = np.random.default_rng(0)
+    flags = np.arange(ROWS) % 4 == 3
+    return {
+        "observations": rng.normal(size=(ROWS, TASK.observation_size)).astype(np.float32),
+        "next_observations": rng.normal(size=(ROWS, TASK.observation_size)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (ROWS, TASK.action_size)).astype(np.float32),
+        "rewards": rng.normal(size=ROWS).astype(np.float32),
+        "costs": rng.integers(0, 2, ROWS).astype(np.float32),
+        "terminals": flags & (np.arange(ROWS) < 4),
+        "timeouts": flags & (np.arange(ROWS) >= 4),
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[Arrays], Path]:
+    def write(arrays: Arrays) -> Path:
+        path = tmp_path / TASK.dataset_file
+        with h5py.File(path, "w") as file:
+            for key, values in arrays.items():
+                file[key] = values
+        return path
+
+    return write
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        load_dataset(TASK, path=path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: not a usable dataset: ")
+    return message.removeprefix(f"{path}: not a usable dataset: ")
+
+
+def set_at(key: str, index: Any, value: float) -> Callable[[Arrays], None]:
+    def change(arrays: Arrays) -> None:
+        arrays[key] = arrays[key].astype(np.float32)
+        arrays[key][index] = value
+
+    return change
+
+
+def replace(key: str, make: Callable[[NDArray[Any]], Any]) -> Callable[[Arrays], None]:
+    def change(arrays: Arrays) -> None:
+        arrays[key] = make(arrays[key])
+
+    return change
+
+
+def test_a_right_file_loads(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    path = write(arrays)
+    dataset = load_dataset(TASK, path=path)
+    assert len(dataset) == ROWS
+    assert dataset.warnings == ()
+    assert dataset.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    for key in KEYS:
+        np.testing.assert_array_equal(dataset.arrays[key], arrays[key])
+    np.testing.assert_array_equal(dataset.done, np.arange(ROWS) % 4 == 3)
+    for name in COLUMNS:
+        column = dataset.column(name)
+        assert (column.dtype, len(column)) == (np.float32, ROWS)
+    for name, key in (("reward_returns", "rewards"), ("cost_returns", "costs")):
+        sums = np.repeat(arrays[key].reshape(3, 4).sum(1), 4)
+        np.testing.assert_allclose(dataset.column(name), sums, rtol=1e-5)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_missing_key(arrays: Arrays, write: Callable[[Arrays], Path], key: str) -> None:
+    del arrays[key]
+    assert refusal(write(arrays)) == f"the key '{key}' is missing"
+
+
+def test_a_group_is_no_array(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    path = write({key: values for key, values in arrays.items() if key != "costs"})
+    with h5py.File(path, "a") as file:
+        file.create_group("costs")
+    assert refusal(path) == "the key 'costs' is missing"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (replace("observations", lambda v: v[:, 1:]), "observations has shape (12, 6), BallRun wants (12, 7)"),
+        (replace("next_observations", lambda v: v[:, :, None]), "next_observations has shape (12, 7, 1), BallRun wants"),
+        (replace("actions", lambda v: v[:, 0]), "actions has shape (12,), BallRun wants (12, 2)"),
+        (replace("rewards", lambda v: v[:-1]), "rewards has shape (11,), BallRun wants (12,)"),
+        (replace("costs", lambda v: np.stack([v, v], 1)), "costs has shape (12, 2), BallRun wants (12,)"),
+        (replace("timeouts", lambda v: v[:5]), "timeouts has shape (5,), BallRun wants (12,)"),
+        (replace("terminals", lambda v: True), "terminals has shape (), BallRun wants (12,)"),
+        (replace("observations", lambda v: 1.0), "it holds no transition"),
+        (set_at("observations", (3, 2), np.nan), "observations holds 1 values that are not finite"),
+        (set_at("next_observations", (slice(2), 2), np.inf), "next_observations holds 2 values that are not finite"),
+        (set_at("actions", (0, 0), -np.inf), "actions holds 1 values that are not finite"),
+        (set_at("rewards", 11, np.nan), "rewards holds 1 values that are not finite"),
+        (set_at("costs", 0, np.nan), "costs holds 1 values that are not finite"),
+        (set_at("costs", 5, -1), "costs are negative in places"),
+        (set_at("terminals", 5, 0.5), "terminals holds other values than 0 and 1"),
+        (set_at("timeouts", 5, 2), "timeouts holds other values than 0 and 1"),
+        (set_at("timeouts", 5, np.nan), "timeouts holds other values than 0 and 1"),
+        (set_at("actions", (7, 1), -80), "actions reach 80; they are to lie in [-1, 1]"),
+        (replace("rewards", lambda v: v.astype("S4")), "rewards holds |S4, not numbers"),
+        (replace("costs", lambda v: v.astype(complex)), "costs holds complex128, not numbers"),
+    ],
+)
+def test_wrong_content(
+    arrays: Arrays, write: Callable[[Arrays], Path], change: Callable[[Arrays], None], message: str
+) -> None:
+    change(arrays)
+    assert message in refusal(write(arrays))
+
+
+@pytest.mark.xfail(strict=True, reason="examine() checks before it casts to float32: the value becomes inf unseen")
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_value_that_float32_cannot_hold(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    arrays["rewards"] = arrays["rewards"].astype(np.float64)
+    arrays["rewards"][3] = 1e300
+    assert "rewards holds 1 values that are not finite" in refusal(write(arrays))
+
+
+def test_no_transition(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    assert refusal(write({key: values[:0] for key, values in arrays.items()})) == "it holds no transition"
+
+
+def test_all_problems_are_told_at_once(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    del arrays["costs"], arrays["timeouts"]
+    arrays["rewards"] = arrays["rewards"].astype("S4")
+    assert refusal(write(arrays)).split("; ") == [
+        "rewards holds |S4, not numbers",
+        "the key 'costs' is missing",
+        "the key 'timeouts' is missing",
+    ]
+
+
+def test_all_wrong_values_are_told_at_once(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    for key, value in (("rewards", np.nan), ("costs", np.inf), ("terminals", 3)):
+        set_at(key, 1, value)(arrays)
+    assert len(refusal(write(arrays)).split("; ")) == 3
+
+
+def test_files_that_are_none(tmp_path: Path, arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    text = tmp_path / "text.hdf5"
+    text.write_text("<html>404 Not Found</html>")
+    assert refusal(text) == "it is no HDF5 file"
+    assert refusal(tmp_path) == "it is a folder"
+    assert refusal(tmp_path / "none.hdf5") == "there is no such file"
+    (tmp_path / "empty.hdf5").touch()
+    assert refusal(tmp_path / "empty.hdf5") == "it is no HDF5 file"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file(arrays: Arrays, write: Callable[[Arrays], Path], share: float) -> None:
+    path = write(arrays)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    assert "it is truncated or damaged" in refusal(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    path = write(arrays)
+    path.chmod(0)
+    assert refusal(path) == "no permission to read it"
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (set_at("actions", (slice(2), 1), 1.25), "2 of 12 actions leave [-1, 1] (up to 1.25)"),
+        (set_at("terminals", 7, 1), "1 rows carry both terminal flags; they count as one end"),
+        (set_at("timeouts", 11, 0), "the last trajectory has no end; it counts as a trajectory of its own"),
+    ],
+)
+def test_oddities_are_warnings(
+    arrays: Arrays, write: Callable[[Arrays], Path], change: Callable[[Arrays], None], warning: str
+) -> None:
+    change(arrays)
+    dataset = load_dataset(TASK, path=write(arrays))
+    assert dataset.warnings == (warning,)
+    assert len(dataset.trajectories) == 3
+    assert set(dataset.column("done")) == {0, 1}
+    assert dataset.trajectories.unfinished == ("no end" in warning)
+
+
+def test_columns_of_width_one_and_other_number_types_are_accepted(
+    arrays: Arrays, write: Callable[[Arrays], Path]
+) -> None:
+    expected = load_dataset(TASK, path=write(arrays)).arrays
+    for key in KEYS[3:]:
+        arrays[key] = arrays[key].reshape(-1, 1)
+    arrays["rewards"] = arrays["rewards"].astype(np.float64)
+    arrays["costs"] = arrays["costs"].astype(np.int64)
+    arrays["terminals"] = arrays["terminals"].astype(np.float32)
+    loaded = load_dataset(TASK, path=write(arrays)).arrays
+    for key in KEYS:
+        np.testing.assert_array_equal(loaded[key], expected[key])
+        assert loaded[key].dtype == expected[key].dtype
+
+
+def test_the_folder_is_the_environments_or_the_homes(
+    arrays: Arrays, write: Callable[[Arrays], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(arrays)
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(path.parent))
+    assert load_dataset(TASK).path == path
+    for unset in (lambda: monkeypatch.setenv("DSRL_DATASET_DIR", ""), lambda: monkeypatch.delenv("DSRL_DATASET_DIR")):
+        unset()
+        monkeypatch.setenv("HOME", "/home/somebody")
+        assert dataset_path(TASK, "dsrl") == Path("/home/somebody/.dsrl/datasets") / TASK.dataset_file
+
+
+def test_a_missing_files_message_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
+    url = re.escape(f"https://huggingface.co/datasets/YYY-45/DSRL/resolve/main/{TASK.dataset_file}")
+    place = re.escape(str(tmp_path / TASK.dataset_file))
+    with pytest.raises(UserError, match=f"BallRun is missing: {place}. Download {url} .*DSRL_DATASET_DIR"):
+        load_dataset(TASK)
+    with pytest.raises(UserError, match="no demo data for OfflineCarRun-v0, only for OfflineBall.*source: dsrl"):
+        require_file(find_task("CarRun"), "demo")
+
+
+@pytest.mark.parametrize("task_id", COLLECTABLE)
+def test_demo_data_load_and_match_their_manifests(task_id: str) -> None:
+    dataset = load_dataset(find_task(task_id), "demo")
+    manifest = json.loads(Path(f"{dataset.path}.json").read_text())
+    found = dataset.task.id, dataset.sha256, len(dataset), len(dataset.trajectories)
+    assert found == tuple(manifest[key] for key in ("task", "sha256", "transitions", "trajectories"))
+    assert (dataset.source, dataset.warnings) == ("demo", ())

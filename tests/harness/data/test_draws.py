@@ -1,0 +1,104 @@
+"""The draws of a replica are its own, in order, and go on after a checkpoint at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from harness.algorithm import Replica
+from harness.data.draws import BLOCK, Draws
+
+NOISE = {"vae": (4, 3), "latent": (4, 2)}
+REPLICAS = [Replica(seed, limit, "task|algorithm") for seed, limit in ((0, None), (1, 10.0), (1, 20.0), (2, None))]
+ROWS = [None, torch.tensor([2, 3, 5, 7, 11]), torch.tensor([13]), torch.arange(40, 90)]
+
+
+def draws(chosen: Sequence[int] = range(4), **settings: Any) -> Draws:
+    return Draws([REPLICAS[i] for i in chosen], [ROWS[i] for i in chosen], 100, 4, NOISE, **settings)
+
+
+def flat(drawn: tuple[Tensor, dict[str, Tensor]]) -> list[Tensor]:
+    indices, noise = drawn
+    return [indices, *noise.values()]
+
+
+def equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return all(torch.equal(first, second) for first, second in zip(one, other, strict=True))
+
+
+def test_sizes_and_rows() -> None:
+    drawn = draws(dtype=torch.float64)
+    seen: list[set[int]] = [set(), set(), set(), set()]
+    for step in range(2 * BLOCK):
+        indices, noise = drawn.at(step)
+        assert indices.shape == (4, 4)
+        assert {name: tuple(numbers.shape) for name, numbers in noise.items()} == {"vae": (4, 4, 3), "latent": (4, 4, 2)}
+        assert {numbers.dtype for numbers in noise.values()} == {torch.float64}
+        for replica, mine in enumerate(indices.tolist()):
+            seen[replica].update(mine)
+    # 512 draws: all of a small selection is met, and nothing outside of it.
+    assert seen[1:3] == [{2, 3, 5, 7, 11}, {13}]
+    assert seen[3] == set(range(40, 90))
+    assert len(seen[0]) > 90
+    assert seen[0] <= set(range(100))
+
+
+def test_noise_is_standard_normal_and_no_two_replicas_share_any() -> None:
+    drawn = draws()
+    numbers = torch.stack([drawn.at(step)[1]["vae"] for step in range(8 * BLOCK)], 1).flatten(1)
+    assert numbers.mean(1).abs().max() < 0.05
+    assert (numbers.std(1) - 1).abs().max() < 0.05
+    assert (torch.corrcoef(numbers) - torch.eye(4)).abs().max() < 0.06
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations(range(4)).flatmap(lambda order: st.integers(1, 4).map(lambda size: order[:size])))
+def test_a_replicas_draws_do_not_depend_on_the_others(chosen: list[int]) -> None:
+    whole, part = draws(), draws(chosen)
+    for step in range(BLOCK + 1):
+        assert equal([values[chosen] for values in flat(whole.at(step))], flat(part.at(step)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 3 * BLOCK), st.integers(1, BLOCK + 2))
+def test_a_checkpoint_at_any_step_continues_the_same(taken_before: int, more: int) -> None:
+    whole = draws()
+    for step in range(taken_before):
+        whole.at(step)
+    state = whole.state_dict()
+    resumed = draws()
+    resumed.load_state_dict(state)
+    for step in range(taken_before, taken_before + more):
+        assert equal(flat(whole.at(step)), flat(resumed.at(step)))
+
+
+def test_a_state_is_not_changed_by_what_is_drawn_after_it() -> None:
+    drawn = draws()
+    expected = flat(drawn.at(0))
+    state = drawn.state_dict()
+    for step in range(BLOCK, 3 * BLOCK):
+        drawn.at(step)
+    resumed = draws()
+    resumed.load_state_dict(state)
+    assert equal(expected, flat(resumed.at(0)))
+
+
+def test_drawing_leaves_torchs_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    draws().at(0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("steps", [(BLOCK,), (0, 2 * BLOCK), (0, BLOCK, 0)])
+def test_out_of_order_is_refused(steps: tuple[int, ...]) -> None:
+    drawn = draws()
+    for step in steps[:-1]:
+        drawn.at(step)
+    with pytest.raises(ValueError, match="taken in order"):
+        drawn.at(steps[-1])

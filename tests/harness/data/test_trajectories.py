@@ -1,0 +1,119 @@
+"""Trajectories, returns and selections are OSRL's; the Pareto frontier is its definition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from algorithms.bc import BC, BCHyperparameters
+from harness.algorithm import Replica
+from harness.data.dataset import Dataset
+from harness.data.trajectories import Trajectories, frontier_mask, pareto_frontier
+from harness.tasks import find_task
+
+points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=30)
+
+
+def random_dataset(seed: int, trajectories: int = 40) -> Dataset:
+    """Whole costs and rewards in eighths, so that OSRL's float32 sums are exact; more cost, more reward."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 30, trajectories)
+    rows = lengths.sum()
+    ends = np.cumsum(lengths) - 1
+    boldness = np.repeat(rng.uniform(0, 1, trajectories), lengths)
+    costs = (rng.uniform(size=rows) < boldness).astype(np.float32)
+    terminals = np.zeros(rows, dtype=bool)
+    terminals[rng.choice(ends, trajectories // 3, replace=False)] = True
+    timeouts = np.isin(np.arange(rows), ends) & (~terminals | (rng.uniform(size=rows) < 0.2))
+    arrays = {
+        "observations": rng.normal(size=(rows, 7)).astype(np.float32),
+        "next_observations": rng.normal(size=(rows, 7)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (rows, 2)).astype(np.float32),
+        "rewards": (np.round(8 * (np.sqrt(boldness) + rng.uniform(0, 0.5, rows))) / 8).astype(np.float32),
+        "costs": costs,
+        "terminals": terminals,
+        "timeouts": timeouts,
+    }
+    return Dataset(find_task("BallRun"), Path("random.hdf5"), "dsrl", arrays)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("mode", ["all", "safe", "risky", "boundary", "frontier", "multi-task"])
+def test_selections_and_returns_are_osrls(mode: str, seed: int) -> None:
+    osrl = pytest.importorskip("osrl.common.dataset", reason="osrl-lib is not installed")
+    if mode == "frontier":
+        pytest.importorskip("oapackage", reason="OSRL's mode frontier needs OApackage")
+    dataset = random_dataset(seed)
+    for limit in (3.0, 5.0, 10.0):
+        replica = Replica(0, limit)
+        rows = BC.select(dataset, BCHyperparameters(mode=mode), replica).rows
+        theirs = {key: values.copy() for key, values in dataset.arrays.items()}
+        theirs["row"] = np.arange(len(dataset))
+        osrl.process_bc_dataset(theirs, limit, 1.0, mode)
+
+        ours = np.arange(len(dataset)) if rows is None else rows
+        assert mode in ("all", "multi-task") or 0 < len(ours) < len(dataset)
+        np.testing.assert_array_equal(ours, theirs["row"])
+        np.testing.assert_array_equal(dataset.column("cost_returns")[ours], theirs["cost_returns"])
+        np.testing.assert_array_equal(dataset.column("reward_returns")[ours], theirs["rew_returns"])
+        if mode == "multi-task":
+            np.testing.assert_array_equal(theirs["observations"][:, -1], dataset.column("cost_returns"))
+
+
+def test_an_unfinished_trajectory_counts_with_its_own_return() -> None:
+    done = np.array([0, 1, 0, 0], dtype=bool)
+    found = Trajectories.split(done, np.ones(4, np.float32), np.array([1, 1, 5, 6], np.float32))
+    assert (found.unfinished, found.lengths.tolist()) == (True, [2, 2])
+    assert found.spread(found.cost_returns()).tolist() == [2, 2, 11, 11]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(-10, 10, width=32)), max_size=40), st.floats(0.5, 1))
+def test_discounted_returns_are_a_plain_loops(steps: list[tuple[bool, float]], gamma: float) -> None:
+    expected, starts, begin = [], [], True
+    for index, (done, value) in enumerate(steps):
+        if begin:
+            expected.append(0.0)
+            starts.append(index)
+            factor = 1.0
+        expected[-1] += factor * value
+        factor *= gamma
+        begin = done
+    values = np.array([value for _, value in steps], dtype=np.float32)
+    found = Trajectories.split(np.array([done for done, _ in steps], dtype=bool), 2 * values, values)
+    assert found.starts.tolist() == starts
+    assert found.lengths.sum() == len(steps)
+    np.testing.assert_allclose(found.cost_returns(gamma), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.reward_returns(gamma), 2 * np.array(expected), rtol=1e-9, atol=1e-9)
+
+
+def as_arrays(points: list[tuple[int, int]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    costs, rewards = np.array(points, dtype=np.float64).T
+    return costs, rewards
+
+
+@given(points)
+def test_pareto_frontier_is_its_definition(points: list[tuple[int, int]]) -> None:
+    expected = [
+        index
+        for index, (cost, reward) in enumerate(points)
+        if not any(c <= cost and r >= reward and (c, r) != (cost, reward) for c, r in points)
+    ]
+    assert pareto_frontier(*as_arrays(points)).tolist() == expected
+
+
+@given(points)
+def test_a_frontier_can_always_be_fitted(points: list[tuple[int, int]]) -> None:
+    """However few points there are, or however they lie: something is selected, and no row depends on the order."""
+    costs, rewards = as_arrays(points)
+    mask = frontier_mask(costs, rewards)
+    assert mask.shape == costs.shape
+    np.testing.assert_array_equal(frontier_mask(costs + 100, 2 * rewards - 3).shape, mask.shape)
+    if len(set(points)) == 1:
+        assert mask.all()
+    assert mask.any()

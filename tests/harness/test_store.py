@@ -1,0 +1,254 @@
+"""Results on disk: written whole or not at all, by one process at a time, and read without running code."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UserError
+from harness.files import replacing, write_json
+from harness.plan import Cell, Job, Plan, PlannedCell
+from harness.store import Status, Store
+from harness.suite import Evaluation
+
+context = multiprocessing.get_context("fork")
+
+
+def cell(seed: int = 0) -> Cell:
+    return Cell(
+        task="OfflineBallRun-v0",
+        algorithm="bc",
+        algorithm_version=1,
+        hyperparameters={"steps": 3},
+        seed=seed,
+        cost_limit=None,
+        evaluation_limits=(10.0,),
+        evaluation=Evaluation(),
+        source="demo",
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "runs")
+    with store.locked():
+        pass
+    return store
+
+
+def write_results(store: Store, one: Cell, cost: float = 1.0) -> None:
+    frame = pd.DataFrame({"step": [3], "cost": [cost]})
+    store.write_results(one, {"device": "cpu"}, frame, frame, {"bc/weights": torch.ones(2)})
+
+
+# Atomic writes
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    with pytest.raises(KeyError), replacing(path) as temporary:  # noqa: PT012 - the block itself fails
+        temporary.write_text("half of")
+        raise KeyError
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_is_at_the_path_before_all_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+        assert temporary.parent == tmp_path  # a rename works within one file system only
+    assert path.read_text() == "new"
+
+
+def test_results_count_as_done_only_when_they_are_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of its writes is the last before the end, the cell is done after the last one alone."""
+    writes, fsync = 0, os.fsync
+
+    def counted(descriptor: int) -> None:
+        nonlocal writes
+        if writes == limit:
+            raise OSError("full")
+        writes += 1
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    for limit in range(9):  # noqa: B007 - read by the function above
+        writes = 0
+        with pytest.raises(OSError, match="full"):
+            write_results(store, cell())
+        assert store.status(cell()).state == "missing"
+    monkeypatch.undo()
+    write_results(store, cell())
+    assert store.status(cell()).state == "done"
+
+
+def test_what_a_killed_process_left_is_removed_under_the_lock(store: Store) -> None:
+    store.set_status(cell(), Status("running"))
+    left = [store.root / ".x.json.1.tmp", store.folder(cell()) / ".episodes.parquet.99.tmp"]
+    left += [store.root / "jobs" / ".j.checkpoint.7.tmp", store.root / "suites" / ".s.json.7.tmp"]
+    for path in left:
+        path.write_text("half")
+    with store.locked():
+        assert not any(path.exists() for path in left)
+        assert store.status(cell()).state == "running"
+
+
+# The lock
+
+
+def _try_to_lock(root: Path, answers: Any) -> None:
+    try:
+        with Store(root).locked():
+            answers.put("got it")
+    except UserError as error:
+        answers.put(str(error))
+
+
+def _lock_and_die(root: Path) -> None:
+    with Store(root).locked():
+        os._exit(9)
+
+
+def test_a_second_process_is_refused_while_the_first_lives(store: Store) -> None:
+    answers = context.Queue()
+    with store.locked():
+        other = context.Process(target=_try_to_lock, args=(store.root, answers))
+        other.start()
+        assert answers.get(timeout=30) == f"another run is writing to {str(store.root)!r}"
+        other.join()
+    dying = context.Process(target=_lock_and_die, args=(store.root,))
+    dying.start()
+    dying.join()
+    assert dying.exitcode == 9
+    with store.locked():  # a lock goes with its process
+        pass
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match="cannot write results to .* Not a directory"),
+        Store(tmp_path / "file").locked(),
+    ):
+        pass
+
+
+# Cells
+
+
+@given(st.sampled_from(["running", "done", "failed", "diverged"]), st.text())
+def test_a_status_comes_back(tmp_path_factory: pytest.TempPathFactory, state: Any, reason: str) -> None:
+    store = Store(tmp_path_factory.getbasetemp())
+    store.set_status(cell(), Status(state, reason))
+    assert store.status(cell()) == Status(state, reason)
+    assert "\n" not in store.status(cell()).brief
+
+
+def test_of_a_traceback_the_exception_is_the_brief_reason() -> None:
+    assert Status("failed", "Traceback\n  File x\nValueError: no\n\n").brief == "ValueError: no"
+    assert Status("done").brief == ""
+
+
+def test_results_come_back(store: Store) -> None:
+    assert store.status(cell()).state == "missing"
+    write_results(store, cell())
+    assert store.episodes(cell()).to_dict("list") == {"step": [3], "cost": [1.0]}
+    assert store.training(cell()).to_dict("list") == {"step": [3], "cost": [1.0]}
+    record = store.record(cell())
+    assert Cell.model_validate(record["cell"]).hash == cell().hash
+    assert record["device"] == "cpu"
+
+
+def test_forgetting_one_cell_leaves_the_others(store: Store) -> None:
+    write_results(store, cell(0))
+    write_results(store, cell(1))
+    store.forget(cell(0))
+    store.forget(cell(0))
+    assert (store.status(cell(0)).state, store.status(cell(1)).state) == ("missing", "done")
+    assert not store.folder(cell(0)).exists()
+
+
+# Checkpoints
+
+
+def test_checkpoints_come_back_with_their_jobs(store: Store) -> None:
+    jobs = [Job(cells=(cell(0), cell(1))), Job(cells=(cell(2),))]
+    assert store.read_checkpoint(jobs[0]) is None
+    assert store.unfinished_jobs() == []
+    for job in jobs:
+        store.write_checkpoint(job, {"step": len(job.cells), "weights": [torch.arange(3.0)], "none": None})
+    assert {job.id: job for job in store.unfinished_jobs()} == {job.id: job for job in jobs}
+    content = store.read_checkpoint(jobs[0])
+    assert content is not None
+    assert content["step"] == 2
+    assert torch.equal(content["weights"][0], torch.arange(3.0))
+    store.remove_checkpoint(jobs[0])
+    store.remove_checkpoint(jobs[0])
+    assert store.unfinished_jobs() == [jobs[1]]
+
+
+class _Code:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_no_code_of_a_checkpoint_is_run(store: Store, tmp_path: Path) -> None:
+    job = Job(cells=(cell(),))
+    store.write_checkpoint(job, {"evil": _Code(tmp_path / "made")})
+    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
+        store.read_checkpoint(job)
+    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
+        store.unfinished_jobs()
+    assert not (tmp_path / "made").exists()
+
+
+# Plans
+
+
+def plan(name: str, *cells: Cell) -> Plan:
+    planned = [PlannedCell(cell=one, label="bc", rows={"bc-all": "bc-all"}) for one in cells]
+    return Plan(suite=name, description="", source="demo", cells=planned)
+
+
+def test_plans_come_back_by_name_and_replace_each_other(store: Store) -> None:
+    store.write_plan(plan("b", cell(0)))
+    store.write_plan(plan("a", cell(1)))
+    store.write_plan(plan("b", cell(2)))
+    assert store.plans() == [plan("a", cell(1)), plan("b", cell(2))]
+
+
+def test_a_folder_without_results_is_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no results folder .* makes one"):
+        Store.existing(tmp_path / "absent")
+    with pytest.raises(UserError, match="holds no results of a suite"):
+        Store.existing(store.root)
+    store.write_plan(plan("a", cell()))
+    assert Store.existing(store.root).plans() == [plan("a", cell())]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1", '{"suite": "x"}'])
+def test_a_damaged_plan_is_named(store: Store, text: str) -> None:
+    path = store.root / "suites" / "x.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"x\.json: not a plan that this version can read"):
+        store.plans()
