@@ -170,7 +170,7 @@ def interquartile_mean(matrix: NDArray[np.float64]) -> float:
 def interval(matrix: NDArray[np.float64]) -> tuple[float, float]:
     """rliable's stratified bootstrap interval of the IQM of a (seeds, tasks) matrix with at least two seeds.
 
-    Its nominal 95% cover less with few seeds (see docs/statistics.md): print their number beside it.
+    Its nominal 95% cover less with few seeds (see docs/results.md): print their number beside it.
 
     Raises:
         ValueError: fewer than two seeds, or values that are not finite; rliable would answer in silence.

@@ -1,0 +1,73 @@
+"""What the documentation shows works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from harness.algorithm import Replica
+from harness.cli import main
+from harness.suite import SuiteFile
+from harness.tasks import find_task
+
+ROOT = Path(__file__).parent.parent
+
+
+def block(page: str, language: str, containing: str) -> str:
+    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    return next(text for text in blocks if containing in text)
+
+
+def test_the_plugin_of_the_manual_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("my_package")
+    monkeypatch.setitem(sys.modules, "my_package", module)
+    exec(compile(block("docs/plugins.md", "python", "class MyClone"), "my_package.py", "exec"), module.__dict__)
+    task, config = find_task("BallRun"), module.MyHyperparameters()
+    algorithm = module.MyClone(config, task, [Replica(0), Replica(1)])
+    observations = torch.randn(2, 64, task.observation_size)
+    batch = {"observations": observations, "actions": torch.tanh(observations[..., : task.action_size])}
+    losses = [algorithm.update(batch, {})["loss"] for _ in range(200)]
+    assert (losses[-1] < losses[0] / 2).all()
+    policy = algorithm.policies(1)["my-clone"]
+    policy.reset([0, 1, 2], None)
+    assert policy.act(torch.zeros(3, task.observation_size)).shape == (3, task.action_size)
+
+
+def test_the_suite_of_the_manual_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(block("docs/suites.md", "yaml", "my-study"))
+    suite = SuiteFile(path).suite
+    assert suite.algorithms["bc"].grid == {"mode": ["all", "safe"]}
+
+
+def commands() -> list[str]:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    blocks = [text for page in pages for text in re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL)]
+    lines = [line for text in blocks for line in text.splitlines() if line.startswith("lspc-bench ")]
+    return sorted({line.partition("#")[0].strip() for line in lines})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_commands_of_the_manual_exist(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every word of them is understood; files and results that the reader would have are not there."""
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(line)[1:]
+    if arguments[0] == "run" and "--dry-run" not in arguments:
+        arguments.append("--dry-run")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    absent = ("no results folder", "no such suite: 'my-suite.yaml'")
+    assert result.exit_code == 0 or any(reason in result.output for reason in absent), result.output
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), target
