@@ -206,7 +206,7 @@ def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[st
     try:
         algorithm = registry.load(name)
     except UserError as error:
-        raise file.error(str(error), "algorithms", label) from error
+        raise file.error(str(error), "algorithms", label, *(["algorithm"] if entry.algorithm else [])) from error
     base = algorithm.published(task)
     if file.suite.steps is not None:
         base["steps"] = file.suite.steps

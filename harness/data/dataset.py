@@ -192,10 +192,11 @@ def examine(arrays: dict[str, NDArray[Any]], task: Task) -> tuple[list[str], lis
                 problems.append(f"{key} holds other values than 0 and 1")
             arrays[key] = values.astype(bool)
             continue
-        wrong = int((~np.isfinite(values)).sum())
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is found
+            arrays[key] = values.astype(np.float32)
+        wrong = int((~np.isfinite(arrays[key])).sum())
         if wrong:
-            problems.append(f"{key} holds {wrong} values that are not finite")
-        arrays[key] = values.astype(np.float32)
+            problems.append(f"{key} holds {wrong} values that are not finite in float32")
     if problems:
         return problems, []
     extreme = float(np.abs(arrays["actions"]).max())

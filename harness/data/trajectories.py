@@ -78,12 +78,15 @@ def frontier_mask(costs: Floats, rewards: Floats) -> Bools:
         (T,) whether each trajectory is near the frontier.
     """
     on_frontier = pareto_frontier(costs, rewards)
+    # In one order, whatever the trajectories' own is, so that the fit rounds the same.
+    on_frontier = on_frontier[np.lexsort((rewards[on_frontier], costs[on_frontier]))]
     x, y = costs[on_frontier], rewards[on_frontier]
+    domain = [x.min(), max(x.max(), x.min() + 1)]  # one cost alone has no width to scale by
     for degree in (0, 1, 2):
         # Fewer points than coefficients, or points that all lie on one cost, cannot bear a higher degree.
         if degree >= len(np.unique(x)) and degree > 0:
             break
-        polynomial = np.polynomial.Polynomial.fit(x, y, degree)
+        polynomial = np.polynomial.Polynomial.fit(x, y, degree, domain=domain)
         variance = np.square(y - y.mean()).sum()
         if variance == 0 or 1 - np.square(y - polynomial(x)).sum() / variance >= 0.9:
             break

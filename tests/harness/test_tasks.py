@@ -127,7 +127,12 @@ def test_all_selects_all_and_globs_take_case_and_families_literally() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("CarCirle", "CarCircle"), ("OfflineBalRun-v0", "OfflineBallRun-v0"), ("carrun", "CarRun"), ("vellocity", "velocity")],
+    [
+        ("CarCirle", "CarCircle"),
+        ("OfflineBalRun-v0", "OfflineBallRun-v0"),
+        ("carrun", "CarRun"),
+        ("vellocity", "velocity"),
+    ],
 )
 def test_an_unknown_pattern_names_the_nearest(wrong: str, right: str) -> None:
     with pytest.raises(UserError, match=f"no task matches '{wrong}'. Did you mean '{right}'\\?.*lspc-bench tasks"):

@@ -38,7 +38,10 @@ def test_sizes_and_rows() -> None:
     for step in range(2 * BLOCK):
         indices, noise = drawn.at(step)
         assert indices.shape == (4, 4)
-        assert {name: tuple(numbers.shape) for name, numbers in noise.items()} == {"vae": (4, 4, 3), "latent": (4, 4, 2)}
+        assert {name: tuple(numbers.shape) for name, numbers in noise.items()} == {
+            "vae": (4, 4, 3),
+            "latent": (4, 4, 2),
+        }
         assert {numbers.dtype for numbers in noise.values()} == {torch.float64}
         for replica, mine in enumerate(indices.tolist()):
             seen[replica].update(mine)

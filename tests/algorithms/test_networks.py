@@ -1,0 +1,151 @@
+"""A replica of a stacked network is initialised, computes and learns as it would alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from algorithms.networks import StackedGaussian, StackedLinear, StackedMLP, per_replica_mean, polyak_update
+
+SEEDS = (3, 14, 15)
+SIZES = (5, 16, 16, 2)
+BATCH = 8
+
+
+def generators() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in SEEDS]
+
+
+def inputs(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def plain_mlp(sizes: tuple[int, ...] = SIZES) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for size, following in itertools.pairwise(sizes):
+        layers += [nn.Linear(size, following, dtype=torch.float64), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+@pytest.mark.parametrize("ensemble", [None, 1, 3])
+def test_initial_values_are_torchs(ensemble: int | None) -> None:
+    layer = StackedLinear(generators(), 256, 4, ensemble)
+    for replica, seed in enumerate(SEEDS):
+        torch.manual_seed(seed)
+        for member in range(ensemble or 1):
+            linear = nn.Linear(256, 4)
+            place = replica if ensemble is None else (replica, member)
+            assert torch.equal(layer.weight[place], linear.weight.T)
+            assert torch.equal(layer.bias[place], linear.bias.unsqueeze(0))
+
+
+def test_a_network_is_drawn_layer_by_layer_from_the_replicas_generator() -> None:
+    stacked = StackedMLP(generators(), SIZES, dtype=torch.float64)
+    for replica, seed in enumerate(SEEDS):
+        torch.manual_seed(seed)
+        expected = plain_mlp().state_dict()
+        torch.testing.assert_close(stacked.unstacked(replica).state_dict(), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("ensemble", [None, 2])
+def test_outputs_are_torchs(ensemble: int | None) -> None:
+    stacked, x = StackedMLP(generators(), SIZES, ensemble, torch.float64), inputs(len(SEEDS), BATCH, SIZES[0])
+    out = stacked(x)
+    lead = () if ensemble is None else (ensemble,)
+    assert out.shape == (len(SEEDS), *lead, BATCH, SIZES[-1])
+    for replica in range(len(SEEDS)):
+        for member in range(ensemble or 1):
+            place = (replica,) if ensemble is None else (replica, member)
+            y = x[replica]
+            for index, layer in enumerate(stacked.layers):
+                y = nn.functional.linear(y.relu() if index else y, layer.weight[place].T, layer.bias[place][0])
+            torch.testing.assert_close(out[place], y, rtol=0, atol=1e-12)
+
+
+def test_unstacked_equals_stacked_and_is_a_copy() -> None:
+    mlp, gaussian = (
+        StackedMLP(generators(), SIZES, dtype=torch.float64),
+        StackedGaussian(generators(), SIZES, (-0.05, 0.05), torch.float64),
+    )
+    x = inputs(len(SEEDS), BATCH, SIZES[0])
+    for replica in range(len(SEEDS)):
+        torch.testing.assert_close(mlp.unstacked(replica)(x[replica]), mlp(x)[replica], rtol=0, atol=1e-12)
+        for one, other in zip(gaussian.unstacked(replica)(x[replica]), gaussian(x), strict=True):
+            torch.testing.assert_close(one, other[replica], rtol=0, atol=1e-12)
+    assert gaussian(x)[1].abs().max() == 0.05  # clamped
+    cut, before = mlp.unstacked(1), mlp(x).detach()
+    with torch.no_grad():
+        for parameter in cut.parameters():
+            parameter.zero_()
+    assert torch.equal(mlp(x), before)
+
+
+def train(network: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor], data: list[Tensor]) -> nn.Module:
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for x in data:
+        optimizer.zero_grad()
+        loss(network, x).backward()
+        optimizer.step()
+    return network
+
+
+def stacked_loss(network: nn.Module, x: Tensor) -> Tensor:
+    return per_replica_mean((network(x) - x.sum(-1, keepdim=True).sin()).square()).sum()
+
+
+def plain_loss(network: nn.Module, x: Tensor) -> Tensor:
+    return nn.functional.mse_loss(network(x), x.sum(-1, keepdim=True).sin().expand(-1, SIZES[-1]))
+
+
+def test_the_summed_loss_trains_each_replica_as_alone() -> None:
+    data = list(inputs(20, len(SEEDS), BATCH, SIZES[0]))
+    stacked = StackedMLP(generators(), SIZES, dtype=torch.float64)
+    initial = stacked.unstacked(0)(data[0][0]).detach()
+    train(stacked, stacked_loss, data)
+    for replica, seed in enumerate(SEEDS):
+        torch.manual_seed(seed)
+        alone = train(plain_mlp(), plain_loss, [x[replica] for x in data])
+        torch.testing.assert_close(stacked.unstacked(replica).state_dict(), alone.state_dict(), rtol=0, atol=1e-10)
+    assert (stacked.unstacked(0)(data[0][0]) - initial).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("ensemble", [None, 2])
+def test_a_nan_stays_in_its_replica(ensemble: int | None) -> None:
+    data = list(inputs(20, len(SEEDS), BATCH, SIZES[0]))
+
+    def loss(network: nn.Module, x: Tensor) -> Tensor:
+        return stacked_loss(network, x) if ensemble is None else per_replica_mean(network(x).square()).sum()
+
+    healthy, sick = (StackedMLP(generators(), SIZES, ensemble, torch.float64) for _ in range(2))
+    train(healthy, loss, data)
+    for x in data[3:]:
+        x[1] = torch.nan
+    train(sick, loss, data)
+    for one, other in zip(sick.parameters(), healthy.parameters(), strict=True):
+        assert one[1].isnan().all()
+        assert torch.equal(one[[0, 2]], other[[0, 2]])
+
+
+def test_polyak_update() -> None:
+    targets, sources = [torch.tensor([0.0, 4.0]), torch.ones(2, 2)], [torch.tensor([1.0, 0.0]), torch.zeros(2, 2)]
+    sources = [nn.Parameter(source) for source in sources]
+    kept = targets[0]
+    polyak_update(iter(targets), iter(sources), 0.25)
+    assert targets[0] is kept
+    assert targets[0].tolist() == [0.25, 3]
+    assert targets[1].tolist() == [[0.75, 0.75]] * 2
+    assert sources[0].tolist() == [1, 0]
+    assert not targets[0].requires_grad
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 2, 4)])
+def test_per_replica_mean(shape: tuple[int, ...]) -> None:
+    values = inputs(*shape)
+    if len(shape) == 1:
+        values = values.unsqueeze(1)
+    expected = torch.stack([mine.mean() for mine in values])
+    torch.testing.assert_close(per_replica_mean(values), expected)

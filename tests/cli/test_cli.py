@@ -1,0 +1,543 @@
+"""Every command as a user types it: output, exit status, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import pytest
+from click.testing import CliRunner, Result
+
+from harness import __version__
+from harness.cli import main
+from harness.data.dataset import dataset_path
+from harness.store import Status, Store
+from harness.tasks import all_tasks, find_task
+
+WriteSuite = Callable[[str], Path]
+
+TOY = """\
+name: toys
+data: {source: demo}
+tasks: [BallRun]
+seeds: 2
+cost_limits: [10]
+algorithms:
+  toy: {hyperparameters: {steps: 10, batch_size: 4}}
+evaluation: {final: 1}
+"""
+
+
+def call(*arguments: object) -> Result:
+    """The command line in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def run(plugins: Path, write_suite: WriteSuite, runs: Path) -> Callable[..., Result]:
+    """Run :data:`TOY`, or another suite, without workers."""
+
+    def start(*options: object, suite: str = TOY, workers: int = 0) -> Result:
+        path = write_suite(suite)
+        return call("run", path, "--results", runs, "--workers", workers, "--device", "cpu", *options)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of built-in algorithms."""
+    results = tmp_path_factory.mktemp("finished")
+    overrides = ["steps=4", "seeds=2", "cost_limits=[10, 20]", "evaluation={every: 2, episodes: 1, final: 2}"]
+    options = [option for override in overrides for option in ("--set", override)]
+    done = call("run", "smoke", "--results", results, "--workers", 0, "--device", "cpu", *options)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"smoke: 8 done, 0 failed, 0 skipped. Results: {results}\n"
+    return results
+
+
+def written(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """When and what was written to every result, but not the plan and the lock."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.glob("*/*"))
+        if path.is_file() and path.parent.name != "suites"
+    }
+
+
+def states(results: Path) -> dict[tuple[str, int], Status]:
+    """How each cell stands, by label and seed."""
+    store = Store(results)
+    (plan,) = store.plans()
+    return {(planned.label, planned.cell.seed): store.status(planned.cell) for planned in plan.cells}
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", ["", "run", "status", "leaderboard", "algorithms", "tasks", "data", "data check"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from harness.cli import main; "
+        f"print(CliRunner().invoke(main, {[*command.split(), '--help']}).output); "
+        "print('heavy:', {'torch', 'pandas', 'numpy', 'pydantic', 'h5py', 'rich', 'yaml'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage: " in done.stdout
+    assert done.stdout.endswith("heavy: set()\n")
+
+
+def test_version() -> None:
+    assert call("--version").output == f"lspc-bench, version {__version__}\n"
+
+
+# run
+
+
+def test_a_run_and_another_that_finds_nothing_to_do(run: Callable[..., Result], runs: Path) -> None:
+    first = run()
+    assert (first.exit_code, first.stdout) == (0, f"toys: 2 done, 0 failed, 0 skipped. Results: {runs}\n")
+    assert first.stderr.splitlines() == [
+        "job 1 of 1: BallRun toy (toy), 2 replicas",
+        "[1/2] BallRun toy seed 0 done",
+        "[2/2] BallRun toy seed 1 done",
+    ]
+    before = written(runs)
+    second = run()
+    assert (second.exit_code, second.stdout) == (0, f"toys: 0 done, 0 failed, 2 skipped. Results: {runs}\n")
+    assert second.stderr == ""
+    assert written(runs) == before
+
+
+def test_a_dry_run_writes_nothing_and_starts_nothing(
+    run: Callable[..., Result], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.executors.local.LocalExecutor.run", lambda *_: pytest.fail("started"))
+    done = run("--dry-run")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].split("  ")[0] == "cell"
+    assert [line.split()[1:] for line in lines[1:3]] == [
+        ["BallRun", "toy", seed, "-", "10", "10", "run"] for seed in ("0", "1")
+    ]
+    assert lines[-2:] == ["2 cells: 2 to run in 1 jobs, 0 skipped.", "  BallRun toy (toy), 2 replicas"]
+    assert not runs.exists()
+
+
+def test_a_dry_run_knows_what_is_done_and_what_is_missing(run: Callable[..., Result], runs: Path) -> None:
+    run("--set", "seeds=1")
+    before = written(runs)
+    done = run("--dry-run")
+    assert "2 cells: 1 to run in 1 jobs, 1 skipped." in done.stdout
+    assert [line.split()[-1] for line in done.stdout.splitlines()[1:3]] == ["skip", "run"]
+    assert "2 cells: 2 to run" in run("--dry-run", "--overwrite", "always").stdout
+    missing = run("--dry-run", "--set", "tasks=[CarRun]")
+    assert (missing.exit_code, "This would not run: " in missing.stderr) == (0, True)
+    assert written(runs) == before
+
+
+def test_overwrite_always_runs_everything_afresh(run: Callable[..., Result], runs: Path) -> None:
+    run()
+    before = written(runs)
+    done = run("--overwrite", "always")
+    assert done.stdout.startswith("toys: 2 done, 0 failed, 0 skipped.")
+    after = written(runs)
+    assert after.keys() == before.keys()
+    assert all(after[name][0] > before[name][0] for name in after)
+    assert all(after[name][1] == before[name][1] for name in after if not name.endswith("cell.json"))
+
+
+def test_overwrite_never_leaves_what_was_started(run: Callable[..., Result], runs: Path) -> None:
+    failing = TOY.replace("batch_size: 4", "batch_size: 4, failure: nan")
+    assert run(suite=failing).exit_code == 1
+    before = written(runs)
+    done = run("--overwrite", "never", "--set", "seeds=3", suite=failing)
+    assert (done.exit_code, done.stdout.split(" Results")[0]) == (0, "toys: 1 done, 0 failed, 2 skipped.")
+    assert before.items() <= written(runs).items()
+
+
+# run: cells that fail
+
+
+@pytest.mark.parametrize(
+    ("failure", "workers", "state", "reason"),
+    [
+        ("nan", 0, "diverged", "loss not finite in steps 6 to 6"),
+        ("update", 0, "failed", "ArithmeticError: the toy algorithm gives up"),
+        ("policy", 0, "failed", "evaluation of toy at step 10: ArithmeticError: the toy policy gives up"),
+        ("policy", 1, "failed", "evaluation of toy at step 10: ArithmeticError: the toy policy gives up"),
+        ("kill", 1, "failed", "evaluation of toy at step 10: the worker process was killed by signal 9"),
+    ],
+)
+def test_a_failing_cell_is_recorded_and_tried_again_alone(
+    run: Callable[..., Result],
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: str,
+    workers: int,
+    state: str,
+    reason: str,
+) -> None:
+    marker = tmp_path / "marker"
+    marker.touch()
+    monkeypatch.setenv("LSPC_BENCH_TEST_MARKER", str(marker))
+    suite = TOY.replace("batch_size: 4", f"batch_size: 4, failure: {failure}").replace("seeds: 2", "seeds: 3")
+    suite = suite.replace("algorithms:", "algorithms:\n  bc: {hyperparameters: {steps: 2, batch_size: 4}}")
+    first = run(suite=suite, workers=workers)
+    assert first.exit_code == 1, first.output
+    assert first.stdout == f"toys: 5 done, 1 failed, 0 skipped. Results: {runs}\n"
+    assert f"BallRun toy seed 1 {state}: {reason}\n" in first.stderr
+    found = states(runs)
+    assert found.pop(("toy", 1)).state == state
+    assert set(found.values()) == {Status("done")}
+    shown = call("status", runs)
+    assert shown.exit_code == 0
+    assert f"{state}: {reason}" in shown.stdout
+    assert "Suite toys: 5 of 6 cells done." in shown.stdout
+
+    before = written(runs)
+    if failure == "kill":
+        marker.unlink()
+    second = run(suite=suite, workers=workers)
+    healed = failure == "kill"
+    assert second.exit_code == (0 if healed else 1)
+    assert second.stdout == f"toys: {int(healed)} done, {int(not healed)} failed, 5 skipped. Results: {runs}\n"
+    (failed,) = (
+        planned.cell.hash
+        for planned in Store(runs).plans()[0].cells
+        if (planned.label, planned.cell.seed) == ("toy", 1)
+    )
+    others = {name for name in before if not name.startswith((failed, "jobs/"))}
+    assert len(others) == 5 * 5
+    after = written(runs)
+    assert {name: after[name] for name in others} == {name: before[name] for name in others}
+    assert [key for key, now in states(runs).items() if now.state != "done"] == ([] if healed else [("toy", 1)])
+
+
+def test_the_reason_of_a_failure_has_the_plugins_traceback(run: Callable[..., Result], runs: Path) -> None:
+    run(suite=TOY.replace("batch_size: 4", "batch_size: 4, failure: update, failing_seed: 0"))
+    reason = states(runs)["toy", 0].reason
+    assert reason.startswith("Traceback")
+    assert 'raise ArithmeticError("the toy algorithm gives up")' in reason
+
+
+def test_every_cell_may_fail(run: Callable[..., Result], runs: Path) -> None:
+    done = run(suite=TOY.replace("seeds: 2", "seeds: [1]").replace("batch_size: 4", "batch_size: 4, failure: nan"))
+    assert (done.exit_code, done.stdout.split(" Results")[0]) == (1, "toys: 0 done, 1 failed, 0 skipped.")
+    board = call("leaderboard", runs)
+    assert board.exit_code == 0
+    assert "No results yet: toy." in board.stdout
+
+
+def test_plugins_that_are_not_asked_for_do_no_harm(run: Callable[..., Result]) -> None:
+    """The broken ones are installed, too."""
+    assert run("--set", "seeds=1").exit_code == 0
+
+
+# run: wrong input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["tasks=[BalRun]"], "--set tasks=[BalRun]: no task matches 'BalRun'. Did you mean 'BallRun'?"),
+        (["algorithms=[lscp]"], "--set algorithms=[lscp]: unknown algorithm 'lscp'. Did you mean 'lspc'?"),
+        (["algorithms.toy.hyperparameters.step=1"], "toy has no hyperparameter 'step'. Did you mean 'steps'?"),
+        (["evaluation.finale=1"], "unknown key 'evaluation.finale'. Did you mean 'final'?"),
+        (["seeds=many"], "--set seeds=many: seeds: "),
+        (["evaluation.final=0"], "greater than or equal to 1, not 0"),
+        (["algorithms.toy.hyperparameters.learning_rate=0"], "greater than 0, not 0"),
+        (["algorithms.toy.grid={steps: []}"], "must not be empty: nothing would run"),
+        (["data.source=dsrl"], "suite.yaml:3: the dataset of BallRun is missing: "),
+        (["tasks=[CarRun]"], "--set tasks=[CarRun]: there is no demo data for OfflineCarRun-v0"),
+        (["algorithms=[broken-import]"], "fails to import: ModuleNotFoundError"),
+        (["algorithms=[no-algorithm]"], "is no subclass of harness.algorithm.Algorithm"),
+        (["nonsense"], "--set wants KEY=VALUE"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_starts(
+    run: Callable[..., Result],
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
+    done = run(*(option for override in options for option in ("--set", override)))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [
+        (TOY.replace("seeds:", "sedes:"), "suite.yaml:4: unknown key 'sedes'. Did you mean 'seeds'?"),
+        (TOY.replace("BallRun]", "BallRun"), "suite.yaml:4: not valid YAML: "),
+        (
+            TOY.replace("steps: 10", "stops: 10"),
+            "suite.yaml:7: toy has no hyperparameter 'stops'. Did you mean 'steps'?",
+        ),
+        ("", "suite.yaml: a suite is a mapping"),
+    ],
+)
+def test_a_wrong_suite_is_refused_with_its_line(
+    run: Callable[..., Result], runs: Path, suite: str, message: str
+) -> None:
+    done = run(suite=suite)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "demmo"], "no such suite: 'demmo' is neither a file nor built in"),
+        (["run"], "Missing argument 'SUITE'"),
+        (["run", "smoke", "--workers", "-1"], "Invalid value for '--workers'"),
+        (["run", "smoke", "--device", "gpu"], "'gpu' is none of auto, cpu, cuda"),
+        (["run", "smoke", "--device", "cuda:²"], "'cuda:²' is none of auto, cpu, cuda"),
+        (["run", "smoke", "--device", "cuda:4096"], "--device cuda"),
+        (["run", "smoke", "--overwrite", "sometimes"], "'sometimes' is not one of"),
+        (["run", "smoke", "--results", "FILE"], "is a file"),
+        (["run", "smoke", "--results", "FILE/under"], "cannot write results to 'FILE/under': Not a directory"),
+        (["status", "absent"], "no results folder 'absent'"),
+        (["status", "."], "'.' holds no results of a suite"),
+        (["leaderboard", "absent"], "no results folder 'absent'"),
+        (["leaderboard", "absent", "--format", "pdf"], "'pdf' is not one of"),
+        (["algorithms", "lscp"], "unknown algorithm 'lscp'. Did you mean 'lspc'?"),
+        (["tasks", "BalRun"], "unknown task 'BalRun'. Did you mean 'BallRun'?"),
+        (["data", "collect", "BalRun"], "unknown task 'BalRun'. Did you mean 'BallRun'?"),
+        (["data", "collect", "CarRun"], "CarRun"),
+        (["data", "collect", "BallRun", "--episodes", "0"], "Invalid value for '--episodes'"),
+        (["data", "collect", "BallRun", "--episodes", "1", "--output", "FILE/under"], "cannot write 'FILE/under': "),
+        (["data", "check", "BalRun"], "no task matches 'BalRun'. Did you mean 'BallRun'?"),
+        (
+            ["data", "check", "BallRun", "--file", "absent"],
+            "BallRun: absent: not a usable dataset: there is no such file",
+        ),
+        (["data", "check", "BallRun", "--file", "."], "BallRun: .: not a usable dataset: it is a folder"),
+        (["data", "check", "BallRun", "--file", "FILE"], "FILE: not a usable dataset: it is no HDF5 file"),
+        (["data", "check", "Ball*", "--file", "FILE"], "--file goes with one task, and 'Ball*' means 2"),
+        (["data", "check", "BallRun"], "the dataset of BallRun is missing: "),
+        (["data", "describe", "BallRun"], "the dataset of BallRun is missing: "),
+        (["data", "describe", "CarRun", "--source", "demo"], "there is no demo data for OfflineCarRun-v0"),
+        (["statsu", "."], "No such command 'statsu'"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path / "nowhere"))
+    (tmp_path / "FILE").touch()
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not isinstance(done.exception, UnicodeError)
+    assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
+
+
+def test_a_results_folder_that_is_in_use(run: Callable[..., Result], runs: Path) -> None:
+    with Store(runs).locked():
+        done = run()
+    assert done.exit_code == 2
+    assert done.stderr == f"Error: another run is writing to '{runs}'\n"
+
+
+# run: interrupted
+
+
+def test_an_interrupted_run_goes_on(write_suite: WriteSuite, plugins: Path, runs: Path) -> None:
+    path = write_suite(TOY.replace("steps: 10", "steps: 60_000"))
+    command = [Path(sys.executable).with_name("lspc-bench"), "run", path, "--results", runs, "--workers", "0"]
+    process = subprocess.Popen([*command, "--checkpoint-every", "0"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(runs.glob("jobs/*.checkpoint")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"Interrupted. 'lspc-bench run {path}' goes on from here.\n" in errors
+    assert "0 of 2 cells done" in call("status", runs).stdout
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert "2 replicas, from step " in again.stderr
+    assert again.stdout == f"toys: 2 done, 0 failed, 0 skipped. Results: {runs}\n"
+
+
+# status and leaderboard
+
+
+def test_status_counts_for_each_task_and_algorithm(finished: Path) -> None:
+    done = call("status", finished)
+    assert done.exit_code == 0
+    assert [" ".join(line.split()) for line in done.stdout.splitlines()] == [
+        "Suite smoke: 8 of 8 cells done.",
+        "task algorithm done unfinished failed diverged missing",
+        "BallRun lspc 2 of 2 0 0 0 0",
+        "BallRun bc mode=all 2 of 2 0 0 0 0",
+        "BallRun bc mode=safe 4 of 4 0 0 0 0",
+    ]
+    assert call("status", finished, "--suite", "smoke").stdout == done.stdout
+    wrong = call("status", finished, "--suite", "smok")
+    assert (wrong.exit_code, "Did you mean 'smoke'?" in wrong.stderr) == (2, True)
+
+
+def test_status_counts_what_is_missing(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    store = Store(copy)
+    store.forget(store.plans()[0].cells[0].cell)
+    assert "Suite smoke: 7 of 8 cells done." in call("status", copy).stdout
+    board = call("leaderboard", copy, "--format", "csv").stdout
+    rows = {row["policy"]: row for row in csv.DictReader(board.splitlines()) if not row["task"]}
+    assert (rows["lspc-s"]["runs"], rows["lspc-s"]["planned_runs"]) == ("2", "4")
+    assert (rows["bc-all"]["runs"], rows["bc-all"]["planned_runs"]) == ("4", "4")
+
+
+def test_the_leaderboard_in_every_format(finished: Path, tmp_path: Path) -> None:
+    texts = {name: call("leaderboard", finished, "--format", name).stdout for name in ("markdown", "csv", "json")}
+    assert call("leaderboard", finished).stdout == texts["markdown"]
+    assert "demo data" in texts["markdown"]
+    rows = list(csv.DictReader(texts["csv"].splitlines()))
+    policies = {"lspc-s", "lspc-o", "bc-all", "bc-safe"}
+    for task in ("", "OfflineBallRun-v0"):
+        mine = [row for row in rows if row["task"] == task]
+        assert {row["policy"] for row in mine} == policies
+        assert [row["rank"] for row in mine] == ["1", "2", "3", "4"]
+        assert {(row["data"], row["runs"], row["planned_runs"]) for row in mine} == {("demo", "4", "4")}
+    (board,) = json.loads(texts["json"])
+    assert [row["policy"] for row in board["rows"]] == [row["policy"] for row in rows]
+    for policy in policies:
+        assert f"| {policy} " in texts["markdown"]
+    for name, text in texts.items():
+        path = tmp_path / name
+        done = call("leaderboard", finished, "--format", name, "--output", path)
+        assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"Wrote {path}.\n")
+        assert path.read_text() == text
+
+
+@pytest.mark.parametrize("place", ["absent/table.md", "."])
+def test_a_leaderboard_that_cannot_be_written(finished: Path, tmp_path: Path, place: str) -> None:
+    done = call("leaderboard", finished, "--output", tmp_path / place)
+    assert done.exit_code == 2
+    assert str(tmp_path) in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# algorithms and tasks
+
+
+def test_algorithms_are_listed_with_origin_and_what_is_broken(plugins: Path) -> None:
+    done = call("algorithms")
+    assert done.exit_code == 0
+    lines = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
+    assert "built-in" in lines["lspc"]
+    assert "package lspc-bench-test-plugins 1.2.3" in lines["toy"]
+    assert "BROKEN" not in lines["toy"]
+    for name in ("broken-import", "no-attribute", "no-algorithm", "abstract", "Bad_Name"):
+        assert "BROKEN" in lines[name]
+    assert "the name 'bc' is taken by algorithms.bc:BC (built-in)" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["lspc", "bc", "toy"])
+def test_an_algorithm_is_shown_with_all_its_hyperparameters(plugins: Path, name: str) -> None:
+    from harness import registry
+
+    done = call("algorithms", name)
+    assert done.exit_code == 0
+    algorithm = registry.load(name)
+    for policy in algorithm.policy_names(algorithm.Hyperparameters.model_validate({})):
+        assert policy.removesuffix("-all") in done.stdout
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line}
+    for key, field in algorithm.Hyperparameters.model_fields.items():
+        assert str(field.default) in rows[key]
+        assert str(field.description) in rows[key]
+    assert ">= 1" in rows["batch_size"]
+    for pattern in algorithm.per_task:
+        assert f"  {pattern}: " in done.stdout
+
+
+def test_tasks_are_all_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
+    (tmp_path / find_task("BallRun").dataset_file).touch()
+    done = call("tasks")
+    rows = {line.split()[2]: line.split() for line in done.stdout.splitlines()[1:]}
+    assert rows.keys() == all_tasks().keys()
+    assert {task for task, row in rows.items() if row[-1] == "yes"} == {"OfflineBallRun-v0"}
+
+
+@pytest.mark.parametrize("name", ["BallRun", "OfflineBallRun-v0"])
+def test_a_task_is_shown_with_everything_about_it(name: str) -> None:
+    done = call("tasks", name)
+    assert done.exit_code == 0
+    task = find_task(name)
+    for fact in (task.id, "bullet", "10, 20, 40", f"{task.max_episode_steps} steps", task.dataset_file):
+        assert fact in done.stdout
+    assert f"{task.min_episode_reward:g} to {task.max_episode_reward:g}" in done.stdout
+
+
+# data
+
+
+def test_data_is_collected_checked_and_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call("data", "collect", "BallRun", "--episodes", 2, "--seed", 1)
+    assert done.exit_code == 0, done.output
+    path = tmp_path / "OfflineBallRun-v0.hdf5"
+    manifest = json.loads((tmp_path / "OfflineBallRun-v0.hdf5.json").read_text())
+    assert done.stdout.startswith("Wrote OfflineBallRun-v0.hdf5 (demo data, not DSRL): 2 trajectories, ")
+    assert manifest["sha256"] in done.stdout
+    checked = call("data", "check", "BallRun", "--file", path)
+    assert checked.exit_code == 0
+    assert checked.stdout.startswith(f"BallRun: good, {manifest['transitions']} transitions, ")
+    described = call("data", "describe", "BallRun", "--file", path)
+    assert described.exit_code == 0
+    assert described.stdout.startswith(f"BallRun (demo data, not DSRL): {path}\n")
+    assert f"2 trajectories, {manifest['transitions']} transitions, 0 rows with both" in described.stdout
+
+    with h5py.File(path, "r+") as file:
+        file["rewards"][0] += 1
+    changed = call("data", "check", "BallRun", "--file", path)
+    assert changed.exit_code == 2
+    assert "its manifest OfflineBallRun-v0.hdf5.json says" in changed.stderr
+    path.write_bytes(path.read_bytes()[:-2000])
+    truncated = call("data", "check", "BallRun", "--file", path)
+    assert (truncated.exit_code, "truncated or damaged" in truncated.stderr) == (2, True)
+
+
+def test_the_data_that_ships_is_good() -> None:
+    for task in ("BallRun", "BallCircle"):
+        done = call("data", "check", task, "--source", "demo")
+        assert (done.exit_code, done.stdout.startswith(f"{task}: good, ")) == (0, True)
+        described = call("data", "describe", task, "--source", "demo")
+        assert described.stdout.startswith(f"{task} (demo data, not DSRL): {dataset_path(find_task(task), 'demo')}\n")
+
+
+def test_checking_many_tells_all_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
+    (tmp_path / find_task("BallRun").dataset_file).symlink_to(dataset_path(find_task("BallRun"), "demo"))
+    done = call("data", "check", "bullet")
+    assert done.exit_code == 2
+    assert done.stdout.count(": good, ") == 1
+    assert done.stderr.count(" is missing: ") == 7

@@ -1,0 +1,231 @@
+"""Leaderboards of made-up results: ranking, notes, labels, and three formats that say the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from harness.plan import Plan, make_plan
+from harness.report.leaderboard import FORMATS, LEGEND, Leaderboard, make_leaderboard, to_csv, to_json, to_markdown
+from harness.store import Store
+from harness.suite import SuiteFile
+from harness.tasks import find_task
+
+SUITE = """
+name: made-up
+description: Nothing was trained.
+tasks: [{tasks}]
+algorithms:
+  bc: {{grid: {{mode: [all, safe, frontier]}}}}
+  lspc:
+seeds: {seeds}
+cost_limits: [10]
+steps: 100
+data: {{source: {source}}}
+"""
+# Two episodes of each policy: normalised reward, raw costs. At limit 10 the normalised costs are 0.5, 1, 2 and 1.5.
+SCORES = {
+    "bc-all": (0.9, (10.0, 30.0)),
+    "bc-safe": (0.25, (0.0, 10.0)),
+    "bc-frontier": (0.75, (20.0, 10.0)),
+    "lspc-s": (0.25, (5.0, 5.0)),
+    "lspc-o": (0.5, (0.0, 20.0)),
+}
+
+
+Make = Callable[..., Leaderboard]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make(
+        finished: Callable[[str, str, int], bool] = lambda row, task, seed: True,
+        tasks: str = "BallRun, CarRun",
+        seeds: int = 2,
+        source: str = "dsrl",
+        scores: dict[str, tuple[float, tuple[float, ...]]] = SCORES,
+        sha256: Callable[[str, str], str] = lambda row, task: "0",
+    ) -> Leaderboard:
+        """The board of the suite above, with results where ``finished(first row of the cell, task, seed)``."""
+        path = tmp_path / "suite.yaml"
+        path.write_text(SUITE.format(tasks=tasks, seeds=seeds, source=source))
+        plan, store = make_plan(SuiteFile(path)), Store(tmp_path)
+        for planned in plan.cells:
+            cell, task, first = planned.cell, find_task(planned.cell.task), next(iter(planned.rows.values()))
+            if finished(first, task.name, cell.seed):
+                record = {"dataset": {"sha256": sha256(first, task.name)}}
+                curve = pd.DataFrame({"step": [100]})
+                store.write_results(cell, record, episodes(planned.rows, task, scores), curve, {"p": torch.zeros(1)})
+        return make_leaderboard(store, plan)
+
+    return make
+
+
+def episodes(rows: dict[str, str], task: Any, scores: dict[str, tuple[float, tuple[float, ...]]]) -> pd.DataFrame:
+    span = task.max_episode_reward - task.min_episode_reward
+    return pd.DataFrame(
+        [
+            {"step": 100, "policy": policy, "cost_limit": float("nan"), "episode": index, "seed": index, "length": 9}
+            | {"episode_return": task.min_episode_reward + scores[row][0] * span, "cost": cost}
+            for policy, row in rows.items()
+            for index, cost in enumerate(scores[row][1])
+        ]
+    )
+
+
+def test_safe_first_by_reward_then_unsafe_by_cost_then_names(make: Make) -> None:
+    board = make()
+    # bc-safe and lspc-s tie in reward: names settle it. lspc-o is safe with a mean of exactly 1.
+    expected = [(1, "lspc-o"), (2, "bc-safe"), (3, "lspc-s"), (4, "bc-frontier"), (5, "bc-all")]
+    assert [(rank, row) for rank, row, _ in board.overall] == expected
+    for task in ("OfflineBallRun-v0", "OfflineCarRun-v0"):
+        assert [(rank, row) for rank, row, _ in board.tasks[task]] == expected
+    assert {row: score.safe for _, row, score in board.overall} == {
+        row: row in ("lspc-o", "bc-safe", "lspc-s") for row in SCORES
+    }
+    assert board.notes == []
+
+
+def test_a_policy_without_a_whole_task_has_no_rank_and_stands_last(make: Make) -> None:
+    board = make(lambda row, task, seed: (row, task) != ("lspc-s", "CarRun"))
+    assert [(rank, row) for rank, row, _ in board.overall] == [
+        *((1, "bc-safe"), (2, "bc-frontier"), (3, "bc-all")),
+        *((None, "lspc-o"), (None, "lspc-s")),
+    ]
+    assert [rank for rank, _, _ in board.tasks["OfflineBallRun-v0"]] == [1, 2, 3, 4, 5]
+    assert [row for _, row, _ in board.tasks["OfflineCarRun-v0"]] == ["bc-safe", "bc-frontier", "bc-all"]
+    assert board.notes == ["Runs are missing, see 'lspc-bench status': lspc-s, lspc-o."]
+
+
+def test_a_policy_without_some_seeds_keeps_its_rank_with_a_note(make: Make) -> None:
+    board = make(lambda row, task, seed: (row, task, seed) != ("bc-safe", "CarRun", 1))
+    (rank, _, score), *_ = (entry for entry in board.overall if entry[1] == "bc-safe")
+    assert (rank, score.covered, score.planned, score.seeds) == (2, 3, 4, 1)
+    assert score.interval is None
+    assert board.notes == ["Runs are missing, see 'lspc-bench status': bc-safe."]
+    assert "3 of 4" in next(line for line in to_markdown([board]).splitlines() if "bc-safe" in line)
+
+
+def test_policies_without_any_result_are_named(make: Make) -> None:
+    board = make(lambda row, task, seed: row == "bc-all")
+    assert [row for _, row, _ in board.overall] == ["bc-all"]
+    assert board.notes == ["No results yet: bc-safe, bc-frontier, lspc-s, lspc-o."]
+
+
+def test_no_results_at_all_still_make_a_page(make: Make) -> None:
+    board = make(lambda row, task, seed: False)
+    assert board.overall == []
+    assert board.tasks == {"OfflineBallRun-v0": [], "OfflineCarRun-v0": []}
+    assert "No results yet: bc-all, bc-safe, bc-frontier, lspc-s, lspc-o." in to_markdown([board])
+    assert to_csv([board]) == ""
+    assert json.loads(to_json([board]))[0]["rows"] == []
+
+
+def test_different_datasets_are_noted(make: Make) -> None:
+    assert make(sha256=lambda row, task: task).notes == []  # each task has its own file, of course
+    board = make(sha256=lambda row, task: f"{task} {(row, task) == ('bc-all', 'CarRun')}")
+    assert board.notes == ["Not all rows were trained on the same dataset file: CarRun."]
+
+
+def test_demo_data_is_labelled_in_every_format(make: Make) -> None:
+    board = make(source="demo")
+    page = to_markdown([board])
+    assert "Data: demo data (scripted behaviours, not DSRL). Nothing was trained." in page
+    assert page.count("(demo data)") == len(board.tasks)
+    assert {row["data"] for row in csv.DictReader(io.StringIO(to_csv([board])))} == {"demo"}
+    (suite,) = json.loads(to_json([board]))
+    assert {suite["data"], *(row["data"] for row in suite["rows"])} == {"demo"}
+    dsrl = make(source="dsrl")
+    assert all("demo" not in write([dsrl]) for write in FORMATS.values())
+
+
+def read_tables(page: str) -> list[dict[str, str]]:
+    """Every row of a page's tables, with the heading it stands under."""
+    rows, heading, header = [], "", None
+    for line in page.splitlines():
+        if line.startswith("#"):
+            heading, header = line, None
+        elif line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if header is None:
+                header = cells
+            elif not set("".join(cells)) <= set("-:"):
+                rows.append({"heading": heading} | dict(zip(header, cells, strict=True)))
+    return rows
+
+
+def test_formats_agree(make: Make) -> None:
+    boards = [make(lambda row, task, seed: (row, task, seed) != ("bc-safe", "CarRun", 1) and row != "bc-all")]
+    boards.append(make(lambda row, task, seed: row == "bc-frontier", tasks="BallCircle", seeds=1, source="demo"))
+    from_csv = list(csv.DictReader(io.StringIO(to_csv(boards))))
+    suites = json.loads(to_json(boards))
+    from_json = [row for suite in suites for row in suite["rows"]]
+    assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in from_json] == from_csv
+    assert [suite["notes"] for suite in suites] == [board.notes for board in boards]
+
+    def text(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    from_page = read_tables(to_markdown(boards))
+    assert len(from_page) == len(from_json) == 4 * 3 + 2
+    for shown, row in zip(from_page, from_json, strict=True):
+        assert shown["heading"].startswith(f"## {find_task(row['task']).name if row['task'] else 'Overall'}")
+        expected = {
+            "#": "-" if row["rank"] is None else str(row["rank"]),
+            "policy": row["policy"],
+            "reward": text(row["normalized_reward"]),
+            "cost": text(row["normalized_cost"]),
+            "safe": "yes" if row["safe"] else "no",
+            "P(safe)": text(row["satisfaction"]),
+            "runs": f"{row['runs']} of {row['planned_runs']}",
+        }
+        if not row["task"]:
+            low, high = text(row["iqm_low"]), text(row["iqm_high"])
+            expected |= {"tail": text(row["cost_tail"]), "IQM": text(row["iqm"]), "n": str(row["seeds"])}
+            expected["95% interval"] = "-" if low == "-" else f"{low} to {high}"
+        assert {key: shown[key] for key in expected} == expected
+
+
+def test_markdown_golden(make: Make) -> None:
+    board = make(lambda row, task, seed: row == "lspc-s", tasks="BallRun", seeds=1, source="demo")
+    assert (
+        to_markdown([board])
+        == f"""\
+# Leaderboard: made-up
+
+Data: demo data (scripted behaviours, not DSRL). Nothing was trained.
+
+## Overall, 1 task
+
+|   # | policy | reward |  cost | safe | P(safe) |  tail |   IQM | 95% interval |   n | safe tasks |   runs |
+| --: | ------ | -----: | ----: | ---- | ------: | ----: | ----: | -----------: | --: | ---------: | -----: |
+|   1 | lspc-o |  0.500 | 1.000 | yes  |   0.500 | 2.000 | 0.500 |            - |   1 |     1 of 1 | 1 of 1 |
+|   2 | lspc-s |  0.250 | 0.500 | yes  |   1.000 | 0.500 | 0.250 |            - |   1 |     1 of 1 | 1 of 1 |
+
+{LEGEND}
+
+No results yet: bc-all, bc-safe, bc-frontier.
+
+## BallRun (demo data)
+
+|   # | policy | reward |  cost | safe | P(safe) |   runs |
+| --: | ------ | -----: | ----: | ---- | ------: | -----: |
+|   1 | lspc-o |  0.500 | 1.000 | yes  |   0.500 | 1 of 1 |
+|   2 | lspc-s |  0.250 | 0.500 | yes  |   1.000 | 1 of 1 |
+"""
+    )
+
+
+def test_a_plan_read_back_gives_the_same_board(make: Make, tmp_path: Path) -> None:
+    board = make()
+    plan = make_plan(SuiteFile(tmp_path / "suite.yaml"))
+    again = make_leaderboard(Store(tmp_path), Plan.model_validate_json(plan.model_dump_json()))
+    assert again == board

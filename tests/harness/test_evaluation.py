@@ -1,0 +1,253 @@
+"""Roll-outs: the same whatever the number of workers, and a failure stays where it happened."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pebble import ProcessExpired
+from torch import Tensor
+
+from harness import evaluation, simulators
+from harness.algorithm import Policy
+from harness.evaluation import Episode, Evaluator, episode_seeds, roll_out
+from harness.tasks import all_tasks, find_task
+
+TASK = find_task("BallRun")
+
+
+class Fixed(Policy):
+    """Does what it is told, whatever it sees."""
+
+    def __init__(self, action: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.action = action
+
+    def act(self, observations: Tensor) -> Tensor:
+        return self.action(observations)
+
+
+class Recorder(Policy):
+    """Keeps what it is given; noise alone as actions."""
+
+    def reset(self, seeds: Sequence[int], cost_limit: float | None) -> None:
+        super().reset(seeds, cost_limit)
+        self.limit, self.seen, self.brought = cost_limit, [], []  # type: ignore[var-annotated]
+
+    def act(self, observations: Tensor) -> Tensor:
+        self.seen.append(observations.clone())
+        return torch.tanh(self.noise(TASK.action_size))
+
+    def observe(self, rewards: Tensor, costs: Tensor) -> None:
+        self.brought.append(torch.stack([rewards, costs]))
+
+
+class Countdown:
+    """An environment whose episodes last as many steps as the seed says; each brings reward 1 and cost 2."""
+
+    def __init__(self, task: Any) -> None:
+        self.left = 0
+
+    def reset(self, seed: int) -> Any:
+        self.left = seed
+        return np.full(TASK.observation_size, seed, np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, float, bool, bool]:
+        assert self.left > 0, "stepped after its end"
+        self.left -= 1
+        return np.full(TASK.observation_size, self.left, np.float32), 1.0, 2.0, self.left == 0, False
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def toys(plugins: Path) -> ModuleType:
+    """The policies of the test plugins, which workers can import."""
+    import lspc_bench_test_plugins
+
+    return lspc_bench_test_plugins
+
+
+@pytest.fixture
+def countdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulators, "make", Countdown)
+    monkeypatch.setattr(evaluation, "_OPEN", {})
+
+
+def weights() -> Tensor:
+    return torch.randn(TASK.observation_size, TASK.action_size, generator=torch.Generator().manual_seed(0))
+
+
+def rolled(workers: int, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
+    with Evaluator(workers) as evaluator:
+        return [episode for future in evaluator.submit(TASK, policy, seeds, None) for episode in future.result()]
+
+
+# Results
+
+
+def test_workers_do_not_change_results(toys: ModuleType) -> None:
+    seeds = episode_seeds(TASK, 0, 23)
+    here = rolled(0, toys.Noisy(weights()), seeds)
+    assert [episode.seed for episode in here] == seeds
+    assert len({episode.episode_return for episode in here}) == 23
+    for workers in (1, 2):
+        assert rolled(workers, toys.Noisy(weights()), seeds) == here
+
+
+@pytest.mark.parametrize("workers", [0, 1, 7])
+def test_chunks_do_not_depend_on_the_workers(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """However many there are; the pool itself is not started."""
+    chunks: list[list[int]] = []
+
+    def schedule(self: Evaluator, task: Any, policy: Policy, seeds: Sequence[int], limit: Any) -> Any:
+        chunks.append(list(seeds))
+
+    monkeypatch.setattr(Evaluator, "_schedule", schedule)
+    Evaluator(workers).submit(TASK, Recorder(), range(23), None)
+    assert [len(chunk) for chunk in chunks] == [10, 10, 3]
+    assert [seed for chunk in chunks for seed in chunk] == list(range(23))
+
+
+def test_an_episode_does_not_depend_on_its_neighbours(toys: ModuleType) -> None:
+    policy = toys.Noisy(weights())
+    alone = [roll_out(TASK, policy, [seed], None)[0] for seed in (3, 4, 5)]
+    assert [episode.seed for episode in alone] == [3, 4, 5]
+    for order in ([3, 4, 5], [5, 3, 4], [4, 9, 3, 8, 5]):
+        together = {episode.seed: episode for episode in roll_out(TASK, policy, order, None)}
+        for episode in alone:
+            other = together[episode.seed]
+            assert (other.cost, other.length) == (episode.cost, episode.length)
+            # The batched matrix product may round differently for another number of environments.
+            assert other.episode_return == pytest.approx(episode.episode_return, rel=1e-5)
+
+
+def test_noise_does_not_depend_on_neighbours(countdown: None) -> None:
+    def noise(seeds: Sequence[int]) -> list[Tensor]:
+        policy = Recorder()
+        policy.reset(seeds, None)
+        return [policy.noise(3) for _ in range(4)]
+
+    alone = noise([7])
+    for together, row in ((noise([7, 8]), 0), (noise([8, 9, 7]), 2)):
+        assert all(torch.equal(one[0], other[row]) for one, other in zip(alone, together, strict=True))
+    first, second = noise([7, 8])[0]
+    assert not torch.equal(first, second)
+    assert torch.equal(noise([7])[3], alone[3])  # a reset starts anew
+
+
+def test_episodes_of_different_length(countdown: None) -> None:
+    policy = Recorder()
+    episodes = roll_out(TASK, policy, [2, 5, 1], 7.5)
+    assert episodes == [Episode(n, float(n), 2.0 * n, n) for n in (2, 5, 1)]
+    assert policy.limit == 7.5
+    assert len(policy.seen) == 5
+    assert {seen.shape for seen in policy.seen} == {(3, TASK.observation_size)}
+    assert [seen[:, 0].tolist() for seen in policy.seen[:3]] == [[2, 5, 1], [1, 4, 0], [0, 3, 0]]
+    # What a finished episode would bring is nothing.
+    assert [brought[1].tolist() for brought in policy.brought[:3]] == [[2, 2, 2], [2, 2, 0], [0, 2, 0]]
+
+
+def test_no_gradient_is_kept_and_the_policy_is_in_evaluation_mode(countdown: None) -> None:
+    policy = Fixed(lambda observations: torch.zeros(len(observations), TASK.action_size))
+    modes = []
+    policy.action = lambda observations: (
+        modes.append((policy.training, torch.is_inference_mode_enabled()))  # type: ignore[func-returns-value]
+        or torch.zeros(len(observations), TASK.action_size)
+    )
+    policy.train()
+    roll_out(TASK, policy, [1], None)
+    assert modes == [(False, True)]
+
+
+# Seeds
+
+
+@given(st.sampled_from(sorted(all_tasks())), st.integers(0, 2**40), st.integers(1, 50))
+def test_seeds_are_a_function_of_task_and_seed(task: str, seed: int, count: int) -> None:
+    seeds = episode_seeds(all_tasks()[task], seed, count)
+    assert seeds == episode_seeds(all_tasks()[task], seed, 60)[:count]
+    assert all(0 <= one < 2**31 for one in seeds)
+    assert len(set(seeds)) == count
+    assert not set(seeds) & set(episode_seeds(all_tasks()[task], seed + 1, 60))
+
+
+def test_seeds_differ_between_tasks() -> None:
+    first = [episode_seeds(task, 0, 1)[0] for task in all_tasks().values()]
+    assert len(set(first)) == len(first)
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("action", "part"),
+    [
+        (lambda seen: torch.full((len(seen), TASK.action_size), torch.nan), "at step 0 .* 4 not finite"),
+        (lambda seen: torch.full((len(seen), TASK.action_size), torch.inf), "at step 0 .* 4 not finite"),
+        (lambda seen: torch.zeros(len(seen), TASK.action_size + 1), r"of shape \(2, 2\); .* have shape \(2, 3\)"),
+        (lambda seen: torch.zeros(TASK.action_size), r"of shape \(2, 2\); .* have shape \(2,\)"),
+        (lambda seen: torch.zeros(1, TASK.action_size), r"of shape \(2, 2\); .* have shape \(1, 2\)"),
+        (lambda seen: torch.where(seen[:, :2] < 3, torch.nan, 0.0), "at step 3 .* 2 not finite"),
+    ],
+)
+def test_actions_that_are_none_are_refused(countdown: None, action: Callable[[Tensor], Tensor], part: str) -> None:
+    with pytest.raises(RuntimeError, match=f"the policy's actions must be finite and .*{part}"):
+        roll_out(TASK, Fixed(action), [5, 9], None)
+
+
+def test_what_a_finished_episode_does_is_no_matter(countdown: None) -> None:
+    policy = Fixed(lambda seen: torch.where(seen[:, :2] == 0, torch.nan, 0.0))
+    assert [episode.length for episode in roll_out(TASK, policy, [1, 3], None)] == [1, 3]
+
+
+def test_without_workers_an_exception_waits_in_its_future(countdown: None) -> None:
+    def action(seen: Tensor) -> Tensor:
+        if seen[0, 0] == 11:  # the second chunk begins with seed 11
+            raise ArithmeticError("the policy gives up")
+        return torch.zeros(len(seen), TASK.action_size)
+
+    with Evaluator(0) as evaluator:
+        first, second = evaluator.submit(TASK, Fixed(action), range(1, 13), None)
+    assert [episode.seed for episode in first.result()] == list(range(1, 11))
+    with pytest.raises(ArithmeticError, match="the policy gives up"):
+        second.result()
+
+
+def test_an_exception_carries_the_workers_traceback(toys: ModuleType) -> None:
+    with Evaluator(1) as evaluator:
+        (future,) = evaluator.submit(TASK, toys.Raising(weights()), [0], None)
+        with pytest.raises(ArithmeticError, match="the toy policy gives up") as caught:
+            future.result(timeout=60)
+        assert 'raise ArithmeticError("the toy policy gives up")' in caught.value.traceback  # type: ignore[attr-defined]
+        (future,) = evaluator.submit(TASK, toys.Linear(weights()), [0], None)
+        assert [episode.seed for episode in future.result(timeout=60)] == [0]
+
+
+def test_a_killed_worker_takes_only_its_chunk_along(
+    toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "marker"
+    marker.touch()
+    monkeypatch.setenv(toys.MARKER, str(marker))
+    with Evaluator(1) as evaluator:
+        before = evaluator.submit(TASK, toys.Linear(weights()), range(10), None)
+        (deadly,) = evaluator.submit(TASK, toys.Deadly(weights()), range(3), None)
+        after = evaluator.submit(TASK, toys.Linear(weights()), range(10, 22), None)
+        with pytest.raises(ProcessExpired) as caught:
+            deadly.result(timeout=60)
+        assert caught.value.exitcode == -signal.SIGKILL
+        done = [episode.seed for future in [*before, *after] for episode in future.result(timeout=60)]
+        assert done == list(range(22))
+        marker.unlink()
+        (again,) = evaluator.submit(TASK, toys.Deadly(weights()), range(3), None)
+        assert again.result(timeout=60) == roll_out(TASK, toys.Linear(weights()), range(3), None)

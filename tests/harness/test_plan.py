@@ -1,0 +1,363 @@
+"""From a suite to cells and jobs: what is trained how often, with which settings, and under which name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import registry
+from harness.errors import UserError
+from harness.plan import Cell, Plan, make_jobs, make_plan, require_inputs
+from harness.suite import Evaluation, SuiteFile, builtin_suites, read_suite
+from harness.tasks import all_tasks, find_task
+
+WriteSuite = Callable[[str], Path]
+
+
+@pytest.fixture
+def plan(write_suite: WriteSuite) -> Callable[..., Plan]:
+    """The plan of a suite on BallRun with two seeds, unless the text says otherwise."""
+
+    def make(algorithms: str, more: str = "tasks: [BallRun]", overrides: tuple[str, ...] = ()) -> Plan:
+        seeds = "" if "seeds:" in more else "seeds: 2\n"
+        return make_plan(SuiteFile(write_suite(f"name: mine\n{seeds}{more}\nalgorithms:\n{algorithms}\n"), overrides))
+
+    return make
+
+
+def hyperparameters(plan: Plan, name: str) -> dict[str, list[Any]]:
+    """The values of one hyperparameter by label, without repeats."""
+    found: dict[str, list[Any]] = {}
+    for planned in plan.cells:
+        values, value = found.setdefault(planned.label, []), planned.cell.hyperparameters[name]
+        if value not in values:
+            values.append(value)
+    return found
+
+
+# Cells
+
+
+def test_an_algorithm_that_ignores_the_limit_is_trained_once_a_seed(plan: Callable[..., Plan]) -> None:
+    cells = [planned.cell for planned in plan("  lspc:").cells]
+    assert [(cell.seed, cell.cost_limit) for cell in cells] == [(0, None), (1, None)]
+    assert {cell.evaluation_limits for cell in cells} == {(10.0, 20.0, 40.0)}
+
+
+def test_an_algorithm_that_aims_at_the_limit_is_trained_for_each(plan: Callable[..., Plan]) -> None:
+    cells = [planned.cell for planned in plan("  bc: {hyperparameters: {mode: safe}}").cells]
+    assert [(cell.cost_limit, cell.seed) for cell in cells] == list(product((10.0, 20.0, 40.0), (0, 1)))
+    assert all(cell.evaluation_limits == (cell.cost_limit,) for cell in cells)
+
+
+def test_the_suites_limits_seeds_and_evaluation_reach_the_cells(plan: Callable[..., Plan]) -> None:
+    more = "tasks: [CarRun, BallRun]\nseeds: [7]\ncost_limits: [5, 0]\nevaluation: {every: 3}\ndata: {source: demo}"
+    cells = [planned.cell for planned in plan("  lspc:\n  bc: {hyperparameters: {mode: safe}}", more).cells]
+    assert [(cell.task, cell.algorithm, cell.seed, cell.cost_limit) for cell in cells] == [
+        (task, algorithm, 7, limit)
+        for task in ("OfflineBallRun-v0", "OfflineCarRun-v0")
+        for algorithm, limit in (("lspc", None), ("bc", 5.0), ("bc", 0.0))
+    ]
+    assert cells[0].evaluation_limits == (5.0, 0.0)
+    assert {(cell.evaluation.every, cell.source) for cell in cells} == {(3, "demo")}
+
+
+def test_tasks_that_several_patterns_name_are_planned_once(plan: Callable[..., Plan]) -> None:
+    cells = plan("  lspc:", "tasks: [Ball*, bullet, BallRun, OfflineBallRun-v0]").cells
+    assert [planned.cell.task for planned in cells] == [
+        task.id for task in all_tasks().values() if task.family == "bullet" for _ in (0, 1)
+    ]
+
+
+# Precedence
+
+
+def test_every_source_of_a_setting_wins_over_the_ones_before(plan: Callable[..., Plan]) -> None:
+    """Default, published for the task, hyperparameters, tasks (a later pattern wins), grid, --set."""
+    everywhere = "tasks: [BallRun, AntRun, PointGoal1]"
+    assert hyperparameters(plan("  lspc:", everywhere), "vae_clamp") == {"lspc": [0.25, 0.6]}
+    entry = "hyperparameters: {vae_clamp: 0.1}"
+    assert hyperparameters(plan(f"  lspc: {{{entry}}}", everywhere), "vae_clamp") == {"lspc": [0.1]}
+    entry += ", tasks: {bullet: {vae_clamp: 0.2}, 'Ant*': {vae_clamp: 0.3}}"
+    assert hyperparameters(plan(f"  lspc: {{{entry}}}", everywhere), "vae_clamp")["lspc"] == [0.3, 0.2, 0.1]
+    entry += ", grid: {vae_clamp: [0.4, 0.5]}"
+    assert hyperparameters(plan(f"  lspc: {{{entry}}}", everywhere), "vae_clamp") == {
+        "lspc vae_clamp=0.4": [0.4],
+        "lspc vae_clamp=0.5": [0.5],
+    }
+    overrides = ("algorithms.lspc.hyperparameters.vae_clamp=0.7",)
+    assert hyperparameters(plan(f"  lspc: {{{entry}}}", everywhere, overrides), "vae_clamp") == {"lspc": [0.7]}
+
+
+def test_the_suites_steps_win_over_published_ones_alone(plan: Callable[..., Plan]) -> None:
+    algorithms = "  bc:\n  lspc: {hyperparameters: {steps: 9}}"
+    metadrive = "tasks: [easysparse]"
+    assert hyperparameters(plan(algorithms, metadrive), "steps") == {"bc": [200_000], "lspc": [9]}
+    assert hyperparameters(plan(algorithms, f"{metadrive}\nsteps: 5"), "steps") == {"bc": [5], "lspc": [9]}
+    assert hyperparameters(plan(algorithms, metadrive, ("steps=5",)), "steps") == {"bc": [5], "lspc": [5]}
+
+
+def test_a_setting_that_equals_its_default_still_wins(plan: Callable[..., Plan]) -> None:
+    default = registry.load("lspc").Hyperparameters().vae_clamp  # type: ignore[attr-defined, call-arg]
+    assert find_task("BallRun").family == "bullet"  # whose published setting is another
+    found = plan(f"  lspc: {{hyperparameters: {{vae_clamp: {default}}}}}")
+    assert hyperparameters(found, "vae_clamp") == {"lspc": [default]}
+
+
+# Hashes
+
+CELLS = st.builds(
+    Cell,
+    schema_version=st.integers(1, 3),
+    task=st.sampled_from(sorted(all_tasks())),
+    algorithm=st.sampled_from(["lspc", "bc"]),
+    algorithm_version=st.integers(1, 3),
+    hyperparameters=st.dictionaries(
+        st.text(max_size=5),
+        st.integers() | st.floats(allow_nan=False) | st.text() | st.lists(st.integers()),
+        max_size=3,
+    ),
+    seed=st.integers(0),
+    cost_limit=st.none() | st.floats(0, 1e6),
+    evaluation_limits=st.lists(st.floats(0, 1e6), max_size=3).map(tuple),
+    evaluation=st.builds(Evaluation, every=st.none() | st.integers(1), episodes=st.integers(1), final=st.integers(1)),
+    source=st.sampled_from(["dsrl", "demo"]),
+)
+
+
+def replaced(cell: Cell, field: str, value: Any) -> Cell:
+    """A cell with another value in one field; ``model_copy`` would copy the hash, too."""
+    return Cell(**{name: getattr(cell, name) for name in Cell.model_fields} | {field: value})
+
+
+@given(CELLS, CELLS)
+def test_every_field_changes_the_hash(one: Cell, other: Cell) -> None:
+    for field in Cell.model_fields:
+        changed = replaced(one, field, getattr(other, field))
+        # As JSON, where 1 is not 1.0 and 0.0 is not -0.0: what equals for Python is no other experiment here.
+        assert (changed.hash == one.hash) == (changed.model_dump_json() == one.model_dump_json())
+        alike = field in ("seed", "cost_limit", "evaluation_limits")
+        assert (changed.group == one.group) == (alike or changed.hash == one.hash)
+
+
+@given(CELLS)
+def test_a_cell_that_was_stored_has_the_same_hash(cell: Cell) -> None:
+    again = Cell.model_validate_json(cell.model_dump_json())
+    assert (again.hash, again.group) == (cell.hash, cell.group)
+    backwards = dict(reversed(cell.hyperparameters.items()))
+    assert replaced(cell, "hyperparameters", backwards).hash == cell.hash
+
+
+def test_hashes_are_the_same_in_every_process() -> None:
+    code = (
+        "from harness.plan import make_plan; from harness.suite import read_suite; "
+        "print([cell.cell.hash for cell in make_plan(read_suite('demo')).cells])"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert outputs == {f"{[planned.cell.hash for planned in make_plan(read_suite('demo')).cells]}\n"}
+
+
+# Names
+
+
+def rows(plan: Plan) -> set[str]:
+    return {row for planned in plan.cells for row in planned.rows.values()}
+
+
+def test_rows_are_named_after_policies(plan: Callable[..., Plan]) -> None:
+    found = plan("  lspc:\n  bc: {grid: {mode: [all, safe]}}")
+    assert rows(found) == {"lspc-s", "lspc-o", "bc-all", "bc-safe"}
+    assert {planned.label for planned in found.cells} == {"lspc", "bc mode=all", "bc mode=safe"}
+
+
+def test_a_policy_that_two_labels_share_has_the_label_behind_it(plan: Callable[..., Plan]) -> None:
+    found = plan("  lspc:\n  wide: {algorithm: lspc, hyperparameters: {max_latent: 1}}\n  bc:")
+    assert rows(found) == {"lspc-s [lspc]", "lspc-o [lspc]", "lspc-s [wide]", "lspc-o [wide]", "bc-all"}
+    found = plan("  bc: {grid: {mode: [all, safe], batch_size: [1, 2]}}")
+    assert rows(found) == {
+        f"bc-{mode} [bc mode={mode} batch_size={size}]" for mode in ("all", "safe") for size in (1, 2)
+    }
+
+
+def refusal(make: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as caught:
+        make()
+    return str(caught.value)
+
+
+def test_the_same_experiment_under_two_labels_is_refused(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    found = refusal(lambda: plan("  bc:\n  again:\n    algorithm: bc\n    hyperparameters: {mode: all}"))
+    assert found == f"{tmp_path}/suite.yaml:6: 'again' and 'bc' are the same experiment"
+
+
+# Jobs
+
+
+def test_cells_that_differ_in_seed_and_limit_alone_train_side_by_side(plan: Callable[..., Plan]) -> None:
+    found = plan("  lspc:\n  bc: {grid: {mode: [all, safe]}}", "tasks: [BallRun, CarRun]\nseeds: 3")
+    jobs = make_jobs(planned.cell for planned in found.cells)
+    assert [len(job.cells) for job in jobs] == [3, 3, 9] * 2
+    assert [cell for job in jobs for cell in job.cells] == [planned.cell for planned in found.cells]
+    assert len({job.id for job in jobs}) == 6
+    assert jobs[2].describe() == "BallRun bc (bc-safe), 9 replicas"
+
+
+def test_a_plugin_that_cannot_be_stacked_has_a_job_a_cell(plugins: Path, plan: Callable[..., Plan]) -> None:
+    jobs = make_jobs(planned.cell for planned in plan("  toy:\n  toy-single:", "tasks: [BallRun]\nseeds: 3").cells)
+    assert [(job.algorithm, len(job.cells)) for job in jobs] == [("toy", 3)] + [("toy-single", 1)] * 3
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "more", "line", "parts"),
+    [
+        ("  bc:", "tasks: [BallRun, BalRun]", 3, ["no task matches 'BalRun'", "Did you mean 'BallRun'?"]),
+        ("  bc:", "tasks:\n  - BallRun\n  - bulet", 5, ["no task matches 'bulet'", "Did you mean 'bullet'?"]),
+        ("  bcc:", "tasks: [all]", 5, ["unknown algorithm 'bcc'", "Did you mean 'bc'?"]),
+        ("  mine: {algorithm: lscp}", "tasks: [all]", 5, ["unknown algorithm 'lscp'", "Did you mean 'lspc'?"]),
+        ("  bc:\n    tasks: {BalRun: {}}", "tasks: [all]", 6, ["no task matches 'BalRun'", "'BallRun'?"]),
+        ("  bc:\n    hyperparameters:\n      bach: 1", "tasks: [all]", 7, ["bc has no hyperparameter 'bach'"]),
+        (
+            "  bc:\n    hyperparameters:\n      batchsize: 1",
+            "tasks: [all]",
+            7,
+            ["bc has no hyperparameter 'batchsize'. Did you mean 'batch_size'?"],
+        ),
+        ("  bc:\n    grid:\n      mod: [all]", "tasks: [all]", 7, ["no hyperparameter 'mod'. Did you mean 'mode'?"]),
+        (
+            "  bc:\n    tasks:\n      BallRun:\n        batch_size: 3\n      Ball*:\n        batch_size: 0",
+            "tasks: [all]",
+            10,
+            ["hyperparameter 'batch_size' of bc: ", "greater than or equal to 1, not 0"],
+        ),
+        (
+            "  bc:\n    tasks:\n      BallRun:\n        batch_size: 0\n      Car*:\n        batch_size: 3",
+            "tasks: [all]",
+            8,
+            ["hyperparameter 'batch_size' of bc: ", "not 0"],
+        ),
+        ("  bc:\n    grid:\n      mode: [all, saef]", "tasks: [all]", 7, ["'mode' of bc: ", "'safe'", "not 'saef'"]),
+        ("  lspc:\n    hyperparameters: {gamma: 2}", "tasks: [all]", 6, ["'gamma' of lspc: ", "equal to 1, not 2"]),
+        ("  lspc:\n    hyperparameters: {gamma: .nan}", "tasks: [all]", 6, ["'gamma' of lspc: ", "finite"]),
+        ("  lspc:\n    hyperparameters: {gamma: high}", "tasks: [all]", 6, ["'gamma' of lspc: ", "not 'high'"]),
+        ("  lspc:\n    hyperparameters: {hidden_sizes: 3}", "tasks: [all]", 6, ["'hidden_sizes' of lspc: ", "not 3"]),
+        ("  broken-import:", "tasks: [all]", 5, ["'broken-import'", "fails to import: ModuleNotFoundError"]),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(
+    plugins: Path,
+    plan: Callable[..., Plan],
+    tmp_path: Path,
+    algorithms: str,
+    more: str,
+    line: int,
+    parts: list[str],
+) -> None:
+    found = refusal(lambda: plan(algorithms, more))
+    assert found.startswith(f"{tmp_path}/suite.yaml:{line}: ")
+    for part in parts:
+        assert part in found
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("tasks=[BallRun, BalRun]", "no task matches 'BalRun'"),
+        ("steps=3.5", "steps: "),
+        ("algorithms={lscp: }", "unknown algorithm 'lscp'"),
+        ("algorithms.bc.algorithm=lscp", "unknown algorithm 'lscp'"),
+        ("algorithms.bc.hyperparameters.batch_size=0", "hyperparameter 'batch_size' of bc: "),
+        ("algorithms.bc.hyperparameters.bach=0", "bc has no hyperparameter 'bach'"),
+        ("algorithms.bc.grid={mode: [saef]}", "hyperparameter 'mode' of bc: "),
+        ("algorithms.bc.tasks={BalRun: {}}", "no task matches 'BalRun'"),
+    ],
+)
+def test_a_bad_override_is_blamed_by_name(plan: Callable[..., Plan], override: str, part: str) -> None:
+    found = refusal(lambda: plan("  bc:\n    hyperparameters: {batch_size: 3}", overrides=(override,)))
+    assert found.startswith(f"--set {override}: ")
+    assert part in found
+
+
+def test_a_missing_dataset_says_how_to_get_it(
+    write_suite: WriteSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path / "data"))
+    file = SuiteFile(write_suite("name: mine\ntasks: [CarRun, BallRun]\nalgorithms: [bc]\n"))
+    found = refusal(lambda: require_inputs(file, make_plan(file)))
+    name = find_task("BallRun").dataset_file
+    assert found.startswith(f"{tmp_path}/suite.yaml:2: the dataset of BallRun is missing: {tmp_path}/data/{name}. ")
+    assert f"/{name} into that folder, or set DSRL_DATASET_DIR" in found
+    assert found.endswith("(1 more of the suite's 2 tasks cannot run)")
+    (tmp_path / "data").mkdir()
+    for task in ("BallRun", "CarRun"):
+        (tmp_path / "data" / find_task(task).dataset_file).touch()
+    require_inputs(file, make_plan(file))
+
+
+def test_demo_data_there_is_not_for_every_task(write_suite: WriteSuite) -> None:
+    file = SuiteFile(write_suite("name: mine\ndata: {source: demo}\ntasks: [CarRun]\nalgorithms: [bc]\n"))
+    found = refusal(lambda: require_inputs(file, make_plan(file)))
+    assert "no demo data for OfflineCarRun-v0, only for OfflineBallCircle-v0, OfflineBallRun-v0" in found
+    assert "'data: {source: dsrl}'" in found
+
+
+# Built-in suites
+
+
+@pytest.fixture(scope="module")
+def builtin() -> Iterator[dict[str, Plan]]:
+    return {name: make_plan(read_suite(name)) for name in builtin_suites()}
+
+
+def test_every_built_in_suite_can_be_planned(builtin: dict[str, Plan]) -> None:
+    for plan in builtin.values():
+        assert plan.cells
+        assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    for name in ("demo", "smoke"):
+        require_inputs(read_suite(name), builtin[name])
+
+
+def test_dsrl_is_the_full_protocol(builtin: dict[str, Plan]) -> None:
+    plan = builtin["dsrl"]
+    assert plan.source == "dsrl"
+    per_task: dict[str, set[float]] = {}
+    for planned in plan.cells:
+        per_task.setdefault(planned.cell.task, set()).update(planned.cell.evaluation_limits)
+    assert per_task == {task.id: set(task.cost_limits) for task in all_tasks().values()}
+    assert len(per_task) == 38
+    assert {len(limits) for limits in per_task.values()} == {3}
+    assert rows(plan) >= {"lspc-s", "lspc-o", "bc-all", "bc-safe"}
+    assert {planned.cell.seed for planned in plan.cells} == {0, 1, 2}
+    assert {planned.cell.evaluation.final for planned in plan.cells} == {20}
+    per_row = {
+        row: sum(len(p.cell.evaluation_limits) for p in plan.cells if row in p.rows.values()) for row in rows(plan)
+    }
+    assert set(per_row.values()) == {38 * 3 * 3}
+
+
+def test_dsrl_bullet_is_a_part_of_dsrl(builtin: dict[str, Plan]) -> None:
+    whole = {planned.cell.hash for planned in builtin["dsrl"].cells}
+    part = [planned.cell for planned in builtin["dsrl-bullet"].cells]
+    assert {cell.hash for cell in part} <= whole
+    assert len({cell.task for cell in part}) == 8
