@@ -50,6 +50,11 @@ class BC(Algorithm[BCHyperparameters]):
         return config.mode in ("safe", "risky", "boundary")
 
     @classmethod
+    def acts_on_cost_limit(cls, config: BCHyperparameters) -> bool:
+        """Mode multi-task takes the limit as an input."""
+        return config.mode == "multi-task"
+
+    @classmethod
     def policy_names(cls, config: BCHyperparameters) -> tuple[str, ...]:
         """One policy, named after its mode."""
         return (f"bc-{config.mode}",)
@@ -135,8 +140,6 @@ class ClonedPolicy(Policy):
 
 class ConditionedPolicy(ClonedPolicy):
     """tanh(actor(s, cost limit)): the limit stands where training had the trajectory's cost return."""
-
-    conditions_on_limit = True
 
     def reset(self, seeds: Sequence[int], cost_limit: float | None) -> None:
         """Take the limit to aim at."""

@@ -1,4 +1,4 @@
-"""Draw a suite's leaderboard as reward against cost, a panel a task: python docs/draw_leaderboard.py RESULTS OUTPUT.png."""
+"""Draw a suite's leaderboard, reward against cost: python docs/draw_leaderboard.py RESULTS OUTPUT.png."""
 
 from __future__ import annotations
 

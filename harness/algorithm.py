@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from harness.tasks import Task, matches
@@ -32,6 +33,13 @@ class Hyperparameters(BaseModel):
 
     steps: int = Field(ge=1, description="gradient steps of one training run")
     batch_size: int = Field(ge=1, description="transitions a step draws from the dataset")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_a_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
+            raise PydanticCustomError("number_expected", "Input should be a number")
+        return value
 
 
 @dataclass(frozen=True)
@@ -69,9 +77,6 @@ class Selection:
 
 class Policy(nn.Module, ABC):
     """One replica's policy, batched over ``n`` environments; it is sent to worker processes and runs on the CPU."""
-
-    conditions_on_limit: ClassVar[bool] = False
-    """Whether the policy acts on the cost limit, so that each limit needs roll-outs of its own."""
 
     def reset(self, seeds: Sequence[int], cost_limit: float | None) -> None:
         """Begin ``n = len(seeds)`` episodes, each with random numbers of its own.
@@ -133,6 +138,11 @@ class Algorithm(ABC, Generic[Config]):
     @classmethod
     def depends_on_cost_limit(cls, config: Config) -> bool:
         """Whether training needs a cost limit. If not, one agent is trained per seed and evaluated at every limit."""
+        return False
+
+    @classmethod
+    def acts_on_cost_limit(cls, config: Config) -> bool:
+        """Whether the policies act on the cost limit that they are told, so that each limit needs its own roll-outs."""
         return False
 
     @classmethod

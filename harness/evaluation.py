@@ -59,7 +59,7 @@ def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float
         cost_limit: what a policy that conditions on the limit acts on.
 
     Raises:
-        RuntimeError: the policy's actions have a wrong shape or are not finite.
+        RuntimeError: the policy's actions have a wrong shape or are not finite, or the simulator's rewards or costs.
     """
     environments = _environments(task, len(seeds))
     observations = np.stack([environment.reset(seed) for environment, seed in zip(environments, seeds, strict=True)])
@@ -80,6 +80,8 @@ def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float
             step_rewards, step_costs = np.zeros(count), np.zeros(count)
             for index in np.flatnonzero(live):
                 observation, reward, cost, terminated, truncated = environments[index].step(actions[index])
+                if not (np.isfinite(reward) and np.isfinite(cost)):
+                    raise RuntimeError(f"{task.name} gave reward {reward} and cost {cost} at step {lengths[index] + 1}")
                 observations[index] = observation
                 step_rewards[index], step_costs[index] = reward, cost
                 lengths[index] += 1

@@ -42,13 +42,18 @@ class Cell(BaseModel):
     """The limit that training aims at; ``None`` where it ignores the limit."""
     evaluation_limits: tuple[float, ...]
     """The limits at which its policies are evaluated."""
+    told_limit: bool = False
+    """Whether the policies act on the limit, so that each limit needs roll-outs of its own."""
     evaluation: Evaluation
     source: Source
 
     @cached_property
     def hash(self) -> str:
-        """16 hexadecimal digits of the content's SHA-256."""
-        return _digest(self.model_dump(mode="json"))
+        """16 hexadecimal digits of the content's SHA-256.
+
+        Limits by which results are only judged, when they are read, are no part of it: others need no new run.
+        """
+        return _digest(self.model_dump(mode="json", exclude=None if self.told_limit else {"evaluation_limits"}))
 
     @cached_property
     def group(self) -> str:
@@ -159,6 +164,7 @@ def make_plan(file: SuiteFile) -> Plan:
                         seed=seed,
                         cost_limit=limit,
                         evaluation_limits=limits if limit is None else (limit,),
+                        told_limit=algorithm.acts_on_cost_limit(config),
                         evaluation=suite.evaluation,
                         source=suite.data.source,
                     )

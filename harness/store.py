@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -195,23 +196,36 @@ class Store:
 
     def read_checkpoint(self, job: Job) -> dict[str, Any] | None:
         """What :meth:`write_checkpoint` kept, or ``None``. No code of the file is run."""
-        import torch
-
-        if not self.checkpoint_path(job).exists():
-            return None
-        content: dict[str, Any] = torch.load(self.checkpoint_path(job), map_location="cpu", weights_only=True)
-        return content
+        path = self.checkpoint_path(job)
+        return _load_checkpoint(path) if path.exists() else None
 
     def remove_checkpoint(self, job: Job) -> None:
         """The job is over."""
         self.checkpoint_path(job).unlink(missing_ok=True)
 
     def unfinished_jobs(self) -> list[Job]:
-        """The jobs that left a checkpoint."""
-        import torch
+        """The jobs that left a checkpoint.
 
+        Raises:
+            UserError: a checkpoint is damaged, or of another version.
+        """
         jobs = []
         for path in sorted((self.root / "jobs").glob("*.checkpoint")):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            jobs.append(Job.model_validate_json(content["job"]))
+            try:
+                jobs.append(Job.model_validate_json(_load_checkpoint(path)["job"]))
+            except ValidationError as error:
+                raise UserError(f"{UNREADABLE} (of another version)", where=str(path)) from error
         return jobs
+
+
+UNREADABLE = "this checkpoint cannot be read; remove it to train its job from the start"
+
+
+def _load_checkpoint(path: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{UNREADABLE} (it is damaged)", where=str(path)) from error
+    return content

@@ -149,7 +149,7 @@ class Training:
             if index in self.stopped:
                 continue
             for name, policy in self.algorithm.policies(index).items():
-                for limit in cell.evaluation_limits if policy.conditions_on_limit else (None,):
+                for limit in cell.evaluation_limits if cell.told_limit else (None,):
                     pending = PendingEvaluation(index, self.step, name, limit, policy)
                     self.pending.append(pending)
                     self._submit(pending)

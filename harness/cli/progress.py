@@ -77,7 +77,6 @@ class PlainProgress:
         """More episodes are back."""
         if episodes:
             self.episodes += episodes
-            self.episodes_total = max(self.episodes_total, self.episodes)  # policies may want more than one limit
             self.evaluation.add(self.episodes)
         self.tick()
 
@@ -134,12 +133,11 @@ class LiveProgress(PlainProgress):
 
 def expected_episodes(job: Job) -> int:
     """Episodes that the job's cells are evaluated on, from the first step to the last."""
-    algorithm, config = registry.load(job.algorithm), job.cells[0].config
-    evaluation = job.cells[0].evaluation
+    config, evaluation = job.cells[0].config, job.cells[0].evaluation
     points = (config.steps - 1) // evaluation.every if evaluation.every else 0
     per_policy = points * evaluation.episodes + evaluation.final
-    replica_policies = algorithm.policy_names(config)
-    return len(job.cells) * len(replica_policies) * per_policy
+    policies = len(registry.load(job.algorithm).policy_names(config))
+    return sum(len(cell.evaluation_limits) if cell.told_limit else 1 for cell in job.cells) * policies * per_policy
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class Trajectories:
         unfinished = len(done) > 0 and not done[-1]
         if unfinished:
             ends = np.append(ends, len(done))
-        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+        starts = np.concatenate([[0], ends])[:-1].astype(np.int64)
         return cls(starts, ends - starts, rewards, costs, bool(unfinished))
 
     def __len__(self) -> int:
@@ -91,7 +91,8 @@ def frontier_mask(costs: Floats, rewards: Floats) -> Bools:
         if variance == 0 or 1 - np.square(y - polynomial(x)).sum() / variance >= 0.9:
             break
     width = (rewards.max() - rewards.min()) / 5
-    return np.asarray(np.abs(polynomial(costs) - rewards) <= width)
+    rounding = 1e-9 * np.abs(rewards).max()  # of the fit, where all rewards are the same
+    return np.asarray(np.abs(polynomial(costs) - rewards) <= width + rounding)
 
 
 def pareto_frontier(costs: Floats, rewards: Floats) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -29,5 +30,8 @@ def _pad(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> 
     ]
 
 
+NUMBER = re.compile(r"-?|-?[\d.]+(e[+-]?\d+)?%?( (of|to) -?[\d.]+)?")
+
+
 def _numeric(cells: Sequence[str]) -> bool:
-    return bool(cells) and all(cell[:1].isdigit() or cell[:1] in ("-", "") for cell in cells)
+    return bool(cells) and all(NUMBER.fullmatch(cell) for cell in cells)

@@ -48,7 +48,7 @@ def test_declarations(mode: Mode) -> None:
     assert BC.columns(c) == ("observations", "actions") + (("cost_returns",) if mode == "multi-task" else ())
     policies = BC(c, TASK, [Replica(0, 10.0)]).policies(0)
     assert tuple(policies) == BC.policy_names(c)
-    assert policies[f"bc-{mode}"].conditions_on_limit == (mode == "multi-task")
+    assert BC.acts_on_cost_limit(c) == (mode == "multi-task")
 
 
 def test_published_steps_are_osrls() -> None:

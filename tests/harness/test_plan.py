@@ -129,6 +129,7 @@ CELLS = st.builds(
     seed=st.integers(0),
     cost_limit=st.none() | st.floats(0, 1e6),
     evaluation_limits=st.lists(st.floats(0, 1e6), max_size=3).map(tuple),
+    told_limit=st.booleans(),
     evaluation=st.builds(Evaluation, every=st.none() | st.integers(1), episodes=st.integers(1), final=st.integers(1)),
     source=st.sampled_from(["dsrl", "demo"]),
 )
@@ -144,8 +145,9 @@ def test_every_field_changes_the_hash(one: Cell, other: Cell) -> None:
     for field in Cell.model_fields:
         changed = replaced(one, field, getattr(other, field))
         # As JSON, where 1 is not 1.0 and 0.0 is not -0.0: what equals for Python is no other experiment here.
-        assert (changed.hash == one.hash) == (changed.model_dump_json() == one.model_dump_json())
-        alike = field in ("seed", "cost_limit", "evaluation_limits")
+        judged = field == "evaluation_limits" and not one.told_limit
+        assert (changed.hash == one.hash) == (judged or changed.model_dump_json() == one.model_dump_json())
+        alike = field in ("seed", "cost_limit", "evaluation_limits")  # these may differ within a job
         assert (changed.group == one.group) == (alike or changed.hash == one.hash)
 
 
@@ -361,3 +363,18 @@ def test_dsrl_bullet_is_a_part_of_dsrl(builtin: dict[str, Plan]) -> None:
     part = [planned.cell for planned in builtin["dsrl-bullet"].cells]
     assert {cell.hash for cell in part} <= whole
     assert len({cell.task for cell in part}) == 8
+
+
+@pytest.mark.parametrize(("mode", "same"), [("all", True), ("multi-task", False), ("safe", False)])
+def test_other_limits_need_a_new_run_only_where_the_agent_knows_the_limit(
+    write_suite: WriteSuite, mode: str, same: bool
+) -> None:
+    text = (
+        "name: limits\ntasks: [BallRun]\nseeds: 1\ndata: {source: demo}\n"
+        f"algorithms: {{bc: {{hyperparameters: {{mode: {mode}}}}}}}\ncost_limits: "
+    )
+    hashes = [
+        {planned.cell.hash for planned in make_plan(SuiteFile(write_suite(f"{text}[{limit}]\n"))).cells}
+        for limit in (5, 15)
+    ]
+    assert (hashes[0] == hashes[1]) == same

@@ -215,10 +215,11 @@ class _Code:
 def test_no_code_of_a_checkpoint_is_run(store: Store, tmp_path: Path) -> None:
     job = Job(cells=(cell(),))
     store.write_checkpoint(job, {"evil": _Code(tmp_path / "made")})
-    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights"):
-        store.read_checkpoint(job)
-    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights"):
-        store.unfinished_jobs()
+    for read in (lambda: store.read_checkpoint(job), store.unfinished_jobs):
+        with pytest.raises(UserError, match="cannot be read") as refused:
+            read()
+        assert isinstance(refused.value.__cause__, pickle.UnpicklingError)
+        assert "eights" in str(refused.value.__cause__)
     assert not (tmp_path / "made").exists()
 
 
@@ -252,3 +253,11 @@ def test_a_damaged_plan_is_named(store: Store, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=r"x\.json: not a plan that this version can read"):
         store.plans()
+
+
+def test_a_damaged_checkpoint_is_told_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    path = tmp_path / "jobs" / "0.checkpoint"
+    path.write_bytes(b"PK\x03\x04 and nothing behind it")
+    with pytest.raises(UserError, match=r"0\.checkpoint: this checkpoint cannot be read"):
+        Store(tmp_path).unfinished_jobs()
