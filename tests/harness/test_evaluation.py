@@ -251,3 +251,16 @@ def test_a_killed_worker_takes_only_its_chunk_along(
         marker.unlink()
         (again,) = evaluator.submit(TASK, toys.Deadly(weights()), range(3), None)
         assert again.result(timeout=60) == roll_out(TASK, toys.Linear(weights()), range(3), None)
+
+
+@pytest.mark.parametrize(("reward", "cost"), [(float("nan"), 0.0), (1.0, float("inf"))])
+def test_what_is_not_finite_never_becomes_a_result(monkeypatch: pytest.MonkeyPatch, reward: float, cost: float) -> None:
+    class Broken(Countdown):
+        def step(self, action: Any) -> Any:
+            observation, _, _, terminated, truncated = super().step(action)
+            return observation, reward, cost, terminated, truncated
+
+    monkeypatch.setattr(simulators, "make", Broken)
+    monkeypatch.setattr(evaluation, "_OPEN", {})
+    with pytest.raises(RuntimeError, match=f"BallRun gave reward {reward} and cost {cost} at step 1"):
+        roll_out(TASK, Fixed(lambda observations: torch.zeros(len(observations), TASK.action_size)), [3], None)
