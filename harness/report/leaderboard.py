@@ -112,12 +112,7 @@ def _markdown(board: Leaderboard) -> str:
     ]
     overall = [
         [
-            _rank(rank),
-            row,
-            _number(score.reward),
-            _number(score.cost),
-            _yes(score.safe),
-            _number(score.satisfaction),
+            *_common(rank, row, score),
             _number(score.cost_tail),
             _number(score.iqm),
             "-" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}",
@@ -138,12 +133,7 @@ def _markdown(board: Leaderboard) -> str:
     for task, scores in board.tasks.items():
         rows = [
             [
-                _rank(rank),
-                row,
-                _number(score.reward),
-                _number(score.cost),
-                _yes(score.safe),
-                _number(score.satisfaction),
+                *_common(rank, row, score),
                 f"{score.covered} of {score.planned}",
             ]
             for rank, row, score in scores
@@ -217,13 +207,15 @@ def to_json(boards: Sequence[Leaderboard]) -> str:
 FORMATS = {"markdown": to_markdown, "csv": to_csv, "json": to_json}
 
 
+def _common(rank: int | None, row: str, score: Score) -> list[str]:
+    """The cells that overall and task tables share."""
+    numbers = (_number(score.reward), _number(score.cost), "yes" if score.safe else "no", _number(score.satisfaction))
+    return [_rank(rank), row, *numbers]
+
+
 def _rank(rank: int | None) -> str:
     return "-" if rank is None else str(rank)
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
