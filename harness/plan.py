@@ -218,7 +218,7 @@ def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[st
         base["steps"] = file.suite.steps
     base |= entry.hyperparameters
     for pattern, values in entry.tasks.items():
-        select_tasks_or_fail(file, label, pattern)
+        _require_pattern(file, label, pattern)
         if matches(task, pattern):
             base |= values
     for point in itertools.product(*entry.grid.values()):
@@ -226,7 +226,7 @@ def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[st
         yield base | chosen, " ".join(f"{key}={value}" for key, value in chosen.items())
 
 
-def select_tasks_or_fail(file: SuiteFile, label: str, pattern: str) -> None:
+def _require_pattern(file: SuiteFile, label: str, pattern: str) -> None:
     """Refuse a per-task setting whose pattern names no task at all.
 
     Raises:

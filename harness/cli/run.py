@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from harness.plan import Cell, Plan
     from harness.store import Store
+    from harness.suite import SuiteFile
 
 RESULTS = Path("results/runs")
 
@@ -170,12 +171,10 @@ def _print_plan(plan: Plan, store: Store, overwrite: str) -> None:
         click.echo(f"  {job.describe()}")
 
 
-def _warn_of_missing(file: object, plan: Plan) -> None:
+def _warn_of_missing(file: SuiteFile, plan: Plan) -> None:
     from harness.errors import UserError
     from harness.plan import require_inputs
-    from harness.suite import SuiteFile
 
-    assert isinstance(file, SuiteFile)
     try:
         require_inputs(file, plan)
     except UserError as error:

@@ -193,6 +193,8 @@ class LocalExecutor:
 
     def _fail(self, job: Job, reason: str) -> None:
         for cell in job.cells:
+            if self.store.status(cell).state == "done":  # before the job was interrupted
+                continue
             status = Status("failed", reason)
             self.store.set_status(cell, status)
             self._end(cell, status)

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from harness import registry
+from harness.cli.progress import PlainProgress
 from harness.data.dataset import Dataset, load_dataset
 from harness.errors import UserError
 from harness.evaluation import Evaluator
+from harness.executors import local
 from harness.plan import Cell, Job
-from harness.store import Store
+from harness.store import Status, Store
 from harness.suite import Evaluation
 from harness.tasks import find_task
 from harness.training import Training
@@ -175,6 +178,22 @@ def test_results_hold_what_is_promised(tmp_path: Path, dataset: Dataset) -> None
     assert record["dataset"]["sha256"] == dataset.sha256
     assert record["group"] == [one.hash]
     assert not store.checkpoint_path(loop.job).exists()
+
+
+def test_a_resumed_group_whose_data_changed_leaves_done_cells_alone(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, unfinished = cell("bc", 0, 10.0), cell("bc", 1, 10.0)
+    interrupted = training(tmp_path, dataset, done, unfinished)
+    interrupted.checkpoint()
+    interrupted.store.set_status(done, Status("done"))
+    changed = Dataset(dataset.task, dataset.path, dataset.source, dataset.arrays, sha256="other")
+    monkeypatch.setattr(local, "load_dataset", lambda task, source: changed)
+    quiet = PlainProgress([], 1, Console(quiet=True))
+    ended = local.LocalExecutor(interrupted.store, "cpu", 0, quiet).run([interrupted.job])
+    assert [status.state for status in ended.values()] == ["failed"]
+    assert "has changed since" in ended[unfinished.hash].reason
+    assert interrupted.store.status(done).state == "done"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine, or this build of torch, has no CUDA")
