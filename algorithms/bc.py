@@ -116,14 +116,9 @@ class BC(Algorithm[BCHyperparameters]):
         cut = ConditionedPolicy if self.config.mode == "multi-task" else ClonedPolicy
         return {f"bc-{self.config.mode}": cut(self.actor.unstacked(replica))}
 
-    def state_dict(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         """The actor and its optimiser."""
-        return {"actor": self.actor.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The actor and its optimiser."""
-        self.actor.load_state_dict(state["actor"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        return {"actor": self.actor, "optimizer": self.optimizer}
 
 
 class ClonedPolicy(Policy):

@@ -205,21 +205,14 @@ class LSPC(Algorithm[LSPCHyperparameters]):
             ),
         }
 
-    def state_dict(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         """Networks, targets and both optimisers."""
         return {
-            "networks": self.networks.state_dict(),
-            "targets": self.targets.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "latent_optimizer": self.latent_optimizer.state_dict(),
+            "networks": self.networks,
+            "targets": self.targets,
+            "optimizer": self.optimizer,
+            "latent_optimizer": self.latent_optimizer,
         }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Networks, targets and both optimisers."""
-        self.networks.load_state_dict(state["networks"])
-        self.targets.load_state_dict(state["targets"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.latent_optimizer.load_state_dict(state["latent_optimizer"])
 
 
 def expectile_loss(difference: Tensor, expectile: float) -> Tensor:

@@ -5,12 +5,17 @@ One replica's slice is initialised, and computes, exactly as ``torch.nn.Linear``
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+SQUASHED_LOG_STD_RANGE = (-20.0, 2.0)
+"""What OSRL clamps the log standard deviation of its tanh-squashed actors to."""
 
 
 class StackedLinear(nn.Module):
@@ -70,7 +75,7 @@ class StackedLinear(nn.Module):
 
 
 class StackedMLP(nn.Module):
-    """R multi-layer perceptrons with ReLU between the layers: sizes ``(in, hidden, ..., out)``."""
+    """R multi-layer perceptrons: sizes ``(in, hidden, ..., out)``, ``activation`` (ReLU or tanh) between the layers."""
 
     def __init__(
         self,
@@ -78,9 +83,10 @@ class StackedMLP(nn.Module):
         sizes: Sequence[int],
         ensemble: int | None = None,
         dtype: torch.dtype = torch.float32,
+        activation: type[nn.ReLU | nn.Tanh] = nn.ReLU,
     ) -> None:
         super().__init__()
-        self.ensemble = ensemble
+        self.ensemble, self.activation = ensemble, activation()
         self.layers = nn.ModuleList(
             StackedLinear(generators, inputs, outputs, ensemble, dtype) for inputs, outputs in itertools.pairwise(sizes)
         )
@@ -90,15 +96,15 @@ class StackedMLP(nn.Module):
         if self.ensemble is not None:
             x = x.unsqueeze(1).expand(-1, self.ensemble, -1, -1)
         for layer in self.layers[:-1]:
-            x = torch.relu(layer(x))
+            x = self.activation(layer(x))
         return self.layers[-1](x)  # type: ignore[no-any-return]
 
     def unstacked(self, replica: int) -> nn.Sequential:
-        """One replica's network, built of ``torch.nn.Linear`` and ``torch.nn.ReLU``, on the CPU."""
+        """One replica's network, built of ``torch.nn.Linear`` and the activation, on the CPU."""
         modules: list[nn.Module] = []
         for layer in self.layers:
             assert isinstance(layer, StackedLinear)
-            modules += [layer.unstacked(replica), nn.ReLU()]
+            modules += [layer.unstacked(replica), type(self.activation)()]
         return nn.Sequential(*modules[:-1])
 
 
@@ -151,6 +157,121 @@ class Gaussian(nn.Module):
         """(n, in) -> mean (n, out) and log standard deviation (n, out)."""
         hidden = torch.relu(self.trunk(x))
         return self.mean(hidden), self.log_std(hidden).clamp(*self.log_std_range)
+
+
+class StackedVAE(nn.Module):
+    """R conditional variational auto-encoders of actions, as OSRL has them (``VAE`` in ``osrl/common/net.py``).
+
+    Args:
+        sizes: observation, hidden, latent and action size; two hidden layers each way.
+    """
+
+    def __init__(
+        self,
+        generators: Sequence[torch.Generator],
+        sizes: tuple[int, int, int, int],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        observation, hidden, latent, action = sizes
+        self.latent_size = latent
+        encoder_sizes = (observation + action, hidden, hidden, latent)
+        self.encoder = StackedGaussian(generators, encoder_sizes, (-4.0, 15.0), dtype)
+        self.decoder = StackedMLP(generators, (observation + latent, hidden, hidden, action), dtype=dtype)
+
+    def encode(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of the latent, (R, B, latent) each."""
+        mean, log_std = self.encoder(torch.cat([observations, actions], -1))
+        return mean, log_std
+
+    def decode(self, observations: Tensor, latents: Tensor) -> Tensor:
+        """Actions before their tanh, (R, B, action)."""
+        return self.decoder(torch.cat([observations, latents], -1))  # type: ignore[no-any-return]
+
+    def loss(self, observations: Tensor, actions: Tensor, noise: Tensor, beta: float) -> Tensor:
+        """Mean squared reconstruction error plus ``beta`` times the mean KL term: (R,).
+
+        Args:
+            noise: (R, B, latent) of the reparameterisation.
+        """
+        mean, log_std = self.encode(observations, actions)
+        reconstruction = torch.tanh(self.decode(observations, mean + log_std.exp() * noise))
+        error = (reconstruction - actions).square()
+        return per_replica_mean(error) + beta * per_replica_mean(gaussian_kl(mean, log_std))
+
+
+class StackedLayerNorm(nn.Module):
+    """R layer normalisations over the last of ``size`` features."""
+
+    def __init__(self, replicas: int, size: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(replicas, 1, size, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(replicas, 1, size, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, N, size) -> (R, N, size)."""
+        return nn.functional.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+
+
+class StackedEmbedding(nn.Module):
+    """R tables of ``count`` vectors each, to be initialised by whoever uses them."""
+
+    def __init__(self, replicas: int, count: int, size: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(replicas, count, size, dtype=dtype))
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """(R, N) -> (R, N, size)."""
+        replicas, count, _ = self.weight.shape
+        first = count * torch.arange(replicas, device=indices.device).unsqueeze(1)
+        return nn.functional.embedding(indices + first, self.weight.flatten(0, 1))
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def single(module: Module, replica: int) -> Module:
+    """A copy of a stacked module on the CPU that holds one replica alone, its replica axis of size 1."""
+    alone = copy.deepcopy(module).cpu().requires_grad_(False)
+    for parameter in alone.parameters():
+        parameter.data = parameter.data[replica : replica + 1].clone()
+    return alone
+
+
+def joint_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The Euclidean norm of each replica's gradients (R, ...) together: (R,)."""
+    return torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
+
+
+def clip_per_replica(gradients: Sequence[Tensor], norm: Tensor, most: float) -> None:
+    """Scale each replica's gradients, in place, so that their joint norm (R,) becomes at most ``most``.
+
+    As ``torch.nn.utils.clip_grad_norm_`` does for one replica; a replica's NaN stays its own.
+    """
+    scale = (most / (norm + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
+
+
+def gaussian_kl(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL divergence of each N(mean, std) from N(0, 1), elementwise."""
+    return -0.5 * (1 + 2 * log_std - mean.square() - (2 * log_std).exp())
+
+
+def minimise(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Step the optimiser's parameters, and them alone, down the losses (R,), which are summed over replicas.
+
+    Whatever else the losses depend on, critics under an actor, say, gets no gradient and costs none.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss.sum(), parameters), strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+def adam(groups: Iterable[tuple[float, Iterable[nn.Parameter]]]) -> torch.optim.Adam:
+    """Adam over (learning rate, parameters) groups. It is elementwise, so one serves all replicas and networks."""
+    return torch.optim.Adam([{"params": list(parameters), "lr": lr} for lr, parameters in groups], fused=True)
 
 
 def polyak_update(targets: Iterable[Tensor], sources: Iterable[Tensor], rate: float) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
@@ -50,18 +52,39 @@ class Replica:
         seed: the cell's seed.
         cost_limit: the episode cost that training aims at, ``None`` where training ignores it.
         key: what the agent's random numbers are derived from, beside the seed; the cell gives it.
+        statistics: what :meth:`Algorithm.select` measured in the data that this replica trains on.
     """
 
     seed: int
     cost_limit: float | None = None
     key: str = ""
+    statistics: Mapping[str, NDArray[Any]] = field(default_factory=dict, compare=False)
+
+    def entropy(self, purpose: str) -> int:
+        """A seed below 2**56, a function of key, seed, cost limit and purpose alone."""
+        text = f"{self.key}|{self.seed}|{self.cost_limit}|{purpose}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """A generator of this replica's own, a function of key, seed, cost limit and purpose alone."""
-        text = f"{self.key}|{self.seed}|{self.cost_limit}|{purpose}"
-        generator = torch.Generator(device=device)
-        generator.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
-        return generator
+        """A generator of this replica's own, seeded with :meth:`entropy`."""
+        return torch.Generator(device=device).manual_seed(self.entropy(purpose))
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The E entries from which an algorithm on sequences draws: a trajectory each, with its returns relabelled.
+
+    Args:
+        trajectories: (E,) indices of trajectories; one may stand in several entries.
+        weights: (E,) how often each is drawn, relative to the others.
+        reward_shift: (E,) added to the reward-to-go of every step.
+        cost_shift: (E,) added to the cost-to-go of every step.
+    """
+
+    trajectories: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    reward_shift: NDArray[np.float64]
+    cost_shift: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -70,9 +93,13 @@ class Selection:
 
     Args:
         rows: (n,) indices of the transitions to draw from, ``None`` for all.
+        segments: what an algorithm with a sequence length draws from instead, ``None`` for all trajectories alike.
+        statistics: what the algorithm wants to know of the data; its constructor finds it in the replica.
     """
 
-    rows: Any | None = None
+    rows: NDArray[np.int64] | None = None
+    segments: Segments | None = None
+    statistics: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 class Policy(nn.Module, ABC):
@@ -123,6 +150,9 @@ class Algorithm(ABC, Generic[Config]):
     max_replicas: ClassVar[int | None] = None
     """How many replicas one instance can train; 1 for a plugin that cannot be stacked."""
 
+    synchronises: ClassVar[bool] = False
+    """Whether :meth:`update` reads tensors' values on the host, so that it cannot be captured."""
+
     per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Published settings by task pattern (see :func:`harness.tasks.select_tasks`); a later pattern wins."""
 
@@ -156,6 +186,11 @@ class Algorithm(ABC, Generic[Config]):
         """The columns of a batch, out of :data:`harness.data.dataset.COLUMNS`."""
 
     @classmethod
+    def sequence_length(cls, config: Config) -> int | None:
+        """K, where a batch is of windows of K steps of a trajectory; ``None`` where it is of transitions."""
+        return None
+
+    @classmethod
     def select(cls, dataset: Dataset, config: Config, replica: Replica) -> Selection:
         """What of the dataset this replica trains on.
 
@@ -187,7 +222,9 @@ class Algorithm(ABC, Generic[Config]):
         No host synchronisation and no Python branch on a tensor's value, so that the engine may capture it.
 
         Args:
-            batch: the declared columns, (R, B) or (R, B, dim).
+            batch: the declared columns, (R, B) or (R, B, dim). With a sequence length (R, B, K) or (R, B, K, dim), zero
+                behind a trajectory's end, and beside them ``mask`` (R, B, K), 1 where there is a step and 0 behind the
+                end, and ``time_steps`` (R, B, K), counted from the trajectory's start.
             noise: the declared noise, (R, *shape).
 
         Returns:
@@ -198,13 +235,22 @@ class Algorithm(ABC, Generic[Config]):
     def policies(self, replica: int) -> dict[str, Policy]:
         """Copies of one replica's policies on the CPU, by name, as they are now."""
 
-    @abstractmethod
+    def parts(self) -> Mapping[str, Any]:
+        """Everything that training changes, by name: networks, targets, optimisers, multipliers.
+
+        Each has ``state_dict`` and ``load_state_dict``. An algorithm that keeps state in another way overrides
+        :meth:`state_dict` and :meth:`load_state_dict` instead.
+        """
+        raise NotImplementedError(f"{type(self).__name__} implements neither parts() nor state_dict()")
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training needs to go on bit for bit: networks, targets, optimisers, multipliers.
+        """Everything that training needs to go on bit for bit.
 
         Tensors, numbers, strings, lists and dicts only: checkpoints are read without running code.
         """
+        return {name: part.state_dict() for name, part in self.parts().items()}
 
-    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])

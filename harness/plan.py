@@ -254,9 +254,11 @@ def _validate(
             )
         elif first["type"] == "missing":
             message = f"hyperparameter {key!r} of {name} has no default: the suite must set it"
+        elif not key:  # of several together
+            message = f"{name}: {first['msg'].removeprefix('Value error, ')}"
         else:
             message = f"hyperparameter {key!r} of {name}: {first['msg']}, not {first['input']!r}"
-        raise file.error(message, *_place(file, label, task, key)) from error
+        raise file.error(message, *(_place(file, label, task, key) if key else ("algorithms", label))) from error
 
 
 def _place(file: SuiteFile, label: str, task: Task, key: str) -> tuple[str, ...]:

@@ -94,6 +94,10 @@ def _import(plugin: Plugin) -> type[Algorithm[Any]]:
     if not (isinstance(loaded, type) and issubclass(loaded, Algorithm)):
         raise UserError(f"{where} is no subclass of harness.algorithm.Algorithm")
     missing = sorted(getattr(loaded, "__abstractmethods__", ()))
+    if loaded.parts is Algorithm.parts and (
+        loaded.state_dict is Algorithm.state_dict or loaded.load_state_dict is Algorithm.load_state_dict
+    ):
+        missing.append("parts (or state_dict and load_state_dict)")
     if missing:
         raise UserError(f"{where} does not implement {', '.join(missing)}")
     model = getattr(loaded, "Hyperparameters", None)

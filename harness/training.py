@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from harness import registry
 from harness.algorithm import Policy, Selection
 from harness.data.dataset import Dataset
 from harness.data.draws import Draws
+from harness.data.sampling import make_sampler
 from harness.errors import UserError
 from harness.evaluation import Episode, Evaluator, episode_seeds
 from harness.plan import Cell, Job
@@ -68,20 +69,21 @@ class Training:
         self.evaluation = job.cells[0].evaluation
         self.steps = config.steps
         self.log_every = max(1, self.steps // LOG_POINTS)
-        replicas = [cell.replica for cell in job.cells]
+        replicas = [
+            replace(cell.replica, statistics=chosen.statistics)
+            for cell, chosen in zip(job.cells, selections, strict=True)
+        ]
         self.algorithm = algorithm(config, job.task, replicas, device, dtype)
         self.draws = Draws(
             replicas,
-            [None if chosen.rows is None else torch.as_tensor(chosen.rows) for chosen in selections],
-            len(dataset),
+            make_sampler(
+                dataset, algorithm.columns(config), selections, algorithm.sequence_length(config), device, dtype
+            ),
             config.batch_size,
             algorithm.noise(config, job.task),
             device,
             dtype,
         )
-        self.columns = {
-            name: torch.as_tensor(dataset.column(name), dtype=dtype).to(device) for name in algorithm.columns(config)
-        }
         self.step = 0
         self.seconds = 0.0
         self.curve: list[Row] = []
@@ -117,8 +119,7 @@ class Training:
         return min(pauses)
 
     def _update(self) -> None:
-        indices, noise = self.draws.at(self.step)
-        batch = {name: column[indices] for name, column in self.columns.items()}
+        batch, noise = self.draws.at(self.step)
         for name, value in self.algorithm.update(batch, noise).items():
             if value.shape != (len(self.job.cells),):
                 raise ValueError(f"the metric {name!r} has shape {tuple(value.shape)}, not one value a replica")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +27,14 @@ COLUMNS = (
     "costs",
     "terminals",
     "done",
+    "initial",
     "reward_returns",
     "cost_returns",
+    "rewards_to_go",
+    "costs_to_go",
 )
-"""What a batch can hold. ``done`` is terminals OR timeouts; returns are undiscounted, of the whole trajectory."""
+"""What a batch can hold. ``done`` is terminals OR timeouts, ``initial`` marks a trajectory's first step. Returns are
+undiscounted, of the whole trajectory; to go means from this step on."""
 
 # Logged actions of unbounded Gaussian policies may leave [-1, 1] a little (the simulator clips them); actions that
 # were never scaled to it leave it by far.
@@ -72,14 +77,15 @@ class Dataset:
 
     def column(self, name: str) -> NDArray[np.float32]:
         """One of :data:`COLUMNS` as float32, (N,) or (N, dim)."""
-        if name == "done":
-            values: NDArray[Any] = self.done
-        elif name == "reward_returns":
-            values = self.trajectories.spread(self.trajectories.reward_returns())
-        elif name == "cost_returns":
-            values = self.trajectories.spread(self.trajectories.cost_returns())
-        else:
-            values = self.arrays[name]
+        derived: dict[str, Callable[[], NDArray[Any]]] = {
+            "done": lambda: self.done,
+            "initial": lambda: self.trajectories.initial(),
+            "reward_returns": lambda: self.trajectories.spread(self.trajectories.reward_returns()),
+            "cost_returns": lambda: self.trajectories.spread(self.trajectories.cost_returns()),
+            "rewards_to_go": lambda: self.trajectories.to_go(self.arrays["rewards"]),
+            "costs_to_go": lambda: self.trajectories.to_go(self.arrays["costs"]),
+        }
+        values = derived[name]() if name in derived else self.arrays[name]
         return values.astype(np.float32, copy=False)
 
 

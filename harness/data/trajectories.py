@@ -52,6 +52,18 @@ class Trajectories:
         """(T,) discounted sum of costs from each trajectory's first step."""
         return self._returns(self.costs, gamma)
 
+    def initial(self) -> Bools:
+        """(N,) whether each transition is its trajectory's first."""
+        first = np.zeros(len(self.rewards), dtype=bool)
+        first[self.starts] = True
+        return first
+
+    def to_go(self, values: NDArray[np.float32]) -> Floats:
+        """The undiscounted sum of values (N,) from each transition to its trajectory's end: (N,)."""
+        summed = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+        ends = self.spread(self.starts + self.lengths)
+        return np.asarray(summed[ends] - summed[:-1])
+
     def spread(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Give every transition its trajectory's value: (T,) -> (N,)."""
         return np.repeat(values, self.lengths)

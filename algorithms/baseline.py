@@ -1,0 +1,157 @@
+"""What OSRL's baselines with critics share: settings, cost thresholds, targets, the PID multiplier, a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from algorithms.networks import Gaussian
+from harness.algorithm import Batch, Hyperparameters, Policy, Replica
+from harness.tasks import Task
+
+METADRIVE_STEPS = {"metadrive": {"steps": 200_000}}
+"""OSRL trains every baseline for twice its Bullet steps on MetaDrive (BEAR-Lag for two thirds)."""
+
+LATENT_CLAMP = 0.5
+"""OSRL clamps the latents of actions that a VAE proposes to this, elementwise."""
+
+
+class BaselineHyperparameters(Hyperparameters):
+    """Defaults are OSRL's (``examples/configs/``), where an algorithm does not say otherwise."""
+
+    steps: int = Field(100_000, ge=1, description="gradient steps of one training run")
+    batch_size: int = Field(512, ge=1, description="transitions a step draws from the dataset")
+    actor_hidden_sizes: tuple[int, ...] = Field((256, 256), min_length=1, description="hidden layers of the actor")
+    critic_hidden_sizes: tuple[int, ...] = Field((256, 256), min_length=1, description="hidden layers of every critic")
+    gamma: float = Field(0.99, ge=0, lt=1, description="discount of rewards and costs")
+    reward_scale: float = Field(0.1, gt=0, description="rewards are multiplied by this")
+    cost_scale: float = Field(1.0, gt=0, description="costs, and the limit, are multiplied by this")
+    timeouts_terminal: bool = Field(True, description="treat a time limit as terminal in the targets, as OSRL does")
+
+
+class QLearningHyperparameters(BaselineHyperparameters):
+    """What BCQ-Lag, BEAR-Lag and CPQ share."""
+
+    vae_hidden_size: int = Field(400, ge=1, description="width of the VAE's two hidden layers, each way")
+    actor_lr: float = Field(1e-3, gt=0, description="Adam's learning rate for the actor")
+    critic_lr: float = Field(1e-3, gt=0, description="Adam's learning rate for the critics")
+    vae_lr: float = Field(1e-3, gt=0, description="Adam's learning rate for the VAE")
+    polyak: float = Field(0.005, gt=0, le=1, description="rate at which the targets follow")
+    vae_beta: float = Field(0.5, ge=0, description="weight of the VAE's KL term")
+    sampled_actions: int = Field(10, ge=1, description="actions sampled for each state")
+    num_q: int = Field(2, ge=1, description="reward critics in each ensemble")
+    num_qc: int = Field(2, ge=1, description="cost critics in each ensemble")
+    cost_bootstrap_through_done: bool = Field(
+        True, description="the cost backup ignores the end of an episode, as in OSRL; false: it ends there"
+    )
+
+
+def latent_size(task: Task) -> int:
+    """OSRL's VAEs have two latent dimensions for each of the action."""
+    return 2 * task.action_size
+
+
+def end_column(config: BaselineHyperparameters) -> str:
+    """The column that ends an episode in the targets."""
+    return "done" if config.timeouts_terminal else "terminals"
+
+
+def scaled(batch: Batch, config: BaselineHyperparameters) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled rewards, scaled costs, and 1 where the episode goes on, (R, B) each."""
+    alive: Tensor = 1 - batch[end_column(config)]
+    return batch["rewards"] * config.reward_scale, batch["costs"] * config.cost_scale, alive
+
+
+def cost_limits(config: BaselineHyperparameters, replicas: Sequence[Replica]) -> Tensor:
+    """The scaled cost limit of an episode for each replica, (R,), float64."""
+    limits = [replica.cost_limit for replica in replicas]
+    if None in limits:
+        raise ValueError("this algorithm trains for a cost limit, and a replica has none")
+    return config.cost_scale * torch.tensor(limits, dtype=torch.float64)
+
+
+def discounted_limit(config: BaselineHyperparameters, task: Task, replicas: Sequence[Replica]) -> Tensor:
+    """The discounted total of a cost that spreads the limit evenly over an episode: (R,), float64.
+
+    ``limit (1 - gamma^T) / ((1 - gamma) T)`` for episodes of T steps, as OSRL has it.
+    """
+    steps = task.max_episode_steps
+    return cost_limits(config, replicas) * (1 - config.gamma**steps) / (1 - config.gamma) / steps
+
+
+class PIDMultiplier:
+    """A Lagrange multiplier for each replica, set by a PID controller (OSRL's ``LagrangianPIDController``).
+
+    Args:
+        gains: of the proportional, the integral and the derivative part.
+        threshold: (R,) what the cost value is held to.
+    """
+
+    def __init__(self, gains: tuple[float, float, float], threshold: Tensor) -> None:
+        self.gains, self.threshold = gains, threshold
+        self.error = torch.zeros_like(threshold)
+        self.integral = torch.zeros_like(threshold)
+
+    @torch.no_grad()
+    def control(self, cost_values: Tensor) -> Tensor:
+        """The multiplier (R,) after seeing the cost values (R, B) of a batch."""
+        proportional, integral, derivative = self.gains
+        error = (cost_values - self.threshold.unsqueeze(1)).mean(1)
+        change = torch.relu(error - self.error)
+        self.integral.copy_(torch.relu(self.integral + error))
+        self.error.copy_(error)
+        return torch.relu(proportional * torch.relu(error) + integral * self.integral + derivative * change)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last error and the integral."""
+        return {"error": self.error, "integral": self.integral}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The last error and the integral."""
+        self.error.copy_(state["error"])
+        self.integral.copy_(state["integral"])
+
+
+def mixed_target(values: Tensor, weight: float, samples: int) -> Tensor:
+    """The value of a next state from those of its sampled actions, as in BCQ and BEAR.
+
+    ``max over actions of (weight min_j Q_j + (1 - weight) max_j Q_j)``, where Q_j is the least of ensemble j's critics.
+
+    Args:
+        values: (R, 2 n, B * samples), the critics of the first ensemble before those of the second.
+        weight: of the smaller one.
+        samples: actions a state.
+
+    Returns:
+        (R, B).
+    """
+    least = values.unflatten(1, (2, -1)).amin(2)
+    mixed = weight * least.amin(1) + (1 - weight) * least.amax(1)
+    best: Tensor = mixed.unflatten(1, (-1, samples)).amax(2)
+    return best
+
+
+def repeated(observations: Tensor, samples: int) -> Tensor:
+    """Every observation ``samples`` times in a row: (R, B, dim) -> (R, B * samples, dim)."""
+    return observations.unsqueeze(2).expand(-1, -1, samples, -1).flatten(1, 2)
+
+
+def critic_loss(values: Tensor, target: Tensor) -> Tensor:
+    """Squared error of critics (R, n, B) to their target (R, B): mean over the batch, sum over critics, (R,)."""
+    return (values - target.unsqueeze(1)).square().mean(2).sum(1)
+
+
+class MeanActionPolicy(Policy):
+    """tanh of the mean of a squashed Gaussian actor, as OSRL evaluates its actors."""
+
+    def __init__(self, actor: Gaussian) -> None:
+        super().__init__()
+        self.actor = actor
+
+    def act(self, observations: Tensor) -> Tensor:
+        """Deterministic actions (n, action_size)."""
+        return torch.tanh(self.actor(observations)[0])
