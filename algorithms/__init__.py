@@ -8,4 +8,10 @@ BUILTINS = {
     "cpq": "algorithms.cpq:CPQ",
     "coptidice": "algorithms.coptidice:COptiDICE",
     "cdt": "algorithms.cdt:CDT",
+    "osrl-bc": "algorithms.osrl:OSRLBC",
+    "osrl-bcq-lag": "algorithms.osrl:OSRLBCQLag",
+    "osrl-bear-lag": "algorithms.osrl:OSRLBEARLag",
+    "osrl-cpq": "algorithms.osrl:OSRLCPQ",
+    "osrl-coptidice": "algorithms.osrl:OSRLCOptiDICE",
+    "osrl-cdt": "algorithms.osrl:OSRLCDT",
 }

@@ -213,7 +213,7 @@ class CDT(Algorithm[CDTHyperparameters]):
         self.config = config
         generators = [replica.generator("weights") for replica in replicas]
         self.network = Transformer(config, task, generators, dtype).to(device)
-        self.targets = [_targets(config, replica) for replica in replicas]
+        self.targets = [Targets.of(config, replica) for replica in replicas]
         self.target_entropy = -float(task.action_size)
         log_temperature = torch.full((len(replicas),), math.log(config.init_temperature), device=device, dtype=dtype)
         self.temperature = nn.ParameterDict({"log": log_temperature})
@@ -281,6 +281,7 @@ class CDT(Algorithm[CDTHyperparameters]):
             "cost_accuracy": (share * (scores.argmax(-1) == costly)).sum((1, 2)),
             "state_loss": state_loss,
             "gradient_norm": norm,
+            "learning_rate": c.learning_rate * warmup.expand_as(loss),
         }
         return {name: value.detach() for name, value in metrics.items()}
 
@@ -309,19 +310,20 @@ class Targets:
     returns: tuple[float, ...]
     interpolate: bool
 
+    @classmethod
+    def of(cls, config: CDTHyperparameters, replica: Replica) -> Targets:
+        """As the settings say."""
+        if config.targets == "published":
+            returns, costs = zip(*config.target_returns, strict=True)
+            return cls(costs, returns, interpolate=True)
+        costs, returns = (tuple(map(float, replica.statistics[f"frontier_{name}"])) for name in ("costs", "returns"))
+        return cls(costs, returns, interpolate=False)
+
     def __call__(self, cost_limit: float) -> float:
         """The return to reach; beyond the ends that of the nearest point."""
         if self.interpolate:
             return float(np.interp(cost_limit, self.costs, self.returns))
         return self.returns[max(0, bisect_right(self.costs, cost_limit) - 1)]
-
-
-def _targets(config: CDTHyperparameters, replica: Replica) -> Targets:
-    if config.targets == "published":
-        returns, costs = zip(*config.target_returns, strict=True)
-        return Targets(costs, returns, interpolate=True)
-    costs, returns = (tuple(map(float, replica.statistics[f"frontier_{name}"])) for name in ("costs", "returns"))
-    return Targets(costs, returns, interpolate=False)
 
 
 class CDTPolicy(Policy):

@@ -153,6 +153,9 @@ class Algorithm(ABC, Generic[Config]):
     synchronises: ClassVar[bool] = False
     """Whether :meth:`update` reads tensors' values on the host, so that it cannot be captured."""
 
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Import names of packages that it needs and lspc-bench does not; a suite is refused where one is missing."""
+
     per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Published settings by task pattern (see :func:`harness.tasks.select_tasks`); a later pattern wins."""
 

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -175,11 +176,17 @@ def make_plan(file: SuiteFile) -> Plan:
 
 
 def require_inputs(file: SuiteFile, plan: Plan) -> None:
-    """Refuse a plan whose datasets or simulators are not there.
+    """Refuse a plan whose datasets, simulators or packages are not there.
 
     Raises:
         UserError: says which is missing first, how many more, and how to get it.
     """
+    for label in file.suite.algorithms:
+        name = file.suite.algorithms[label].algorithm or label
+        absent = [package for package in registry.load(name).requires if find_spec(package) is None]
+        if absent:
+            hint = f"{name} needs {' and '.join(absent)}, not installed here: make install"
+            raise file.error(hint, "algorithms", label)
     tasks = [find_task(name) for name in dict.fromkeys(planned.cell.task for planned in plan.cells)]
     missing = []
     for task in tasks:

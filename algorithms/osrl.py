@@ -1,0 +1,569 @@
+"""OSRL's own models and trainers (osrl-lib 0.1.0), unmodified, behind the interface: what ours are checked against.
+
+An adapter trains one replica at a time, on the engine's batches, and draws everything else as OSRL does, from torch's
+global generators, whose states it keeps as its own. Settings are those of our algorithm of the same name, less what
+OSRL's code cannot do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, create_model
+from torch import Tensor, nn
+
+from algorithms.baseline import cost_limits, scaled
+from algorithms.bc import BC, BCHyperparameters
+from algorithms.bcq_lag import BCQLag, BCQLagHyperparameters
+from algorithms.bear_lag import BEARLag, BEARLagHyperparameters
+from algorithms.cdt import CDT, CDTHyperparameters, CDTPolicy, Targets
+from algorithms.coptidice import COptiDICE, COptiDICEHyperparameters
+from algorithms.cpq import CPQ, CPQHyperparameters
+from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica, Segments, Selection
+from harness.data.dataset import KEYS, Dataset
+from harness.tasks import Task
+
+
+def restricted(model: type[Hyperparameters], **values: Any) -> type[Hyperparameters]:
+    """The same hyperparameters, some of them with one admissible value only: OSRL's."""
+    fields: dict[str, Any] = {
+        name: (Literal[value], Field(value, description="as OSRL's code has it; nothing else"))
+        for name, value in values.items()
+    }
+    return create_model(f"OSRL{model.__name__}", __base__=model, **fields)
+
+
+class Adapter(Algorithm[Any]):
+    """One of OSRL's algorithms. A subclass is a row: which model, what it is built with, what it is fed."""
+
+    max_replicas = 1
+    synchronises = True
+    requires: ClassVar[tuple[str, ...]] = ("osrl", "fsrl")
+
+    native: ClassVar[type[Algorithm[Any]]]
+    """Our algorithm of the same name."""
+    osrl: ClassVar[str]
+    """Name of the model in ``osrl.algorithms``; its trainer's is the same with ``Trainer`` behind."""
+    learning_rates: ClassVar[tuple[str, ...]] = ("actor_lr", "critic_lr", "vae_lr")
+    stateful: ClassVar[tuple[str, ...]]
+    """Whatever has a state_dict, beside the model."""
+    loose: ClassVar[tuple[str, ...]] = ()
+    """Tensors and numbers that training changes and no state_dict holds."""
+    deterministic = True
+    """Whether OSRL evaluates the model's mean action."""
+
+    @classmethod
+    def depends_on_cost_limit(cls, config: Any) -> bool:
+        """As ours."""
+        return cls.native.depends_on_cost_limit(config)
+
+    @classmethod
+    def acts_on_cost_limit(cls, config: Any) -> bool:
+        """As ours."""
+        return cls.native.acts_on_cost_limit(config)
+
+    @classmethod
+    def policy_names(cls, config: Any) -> tuple[str, ...]:
+        """As ours, with ``osrl-`` in front."""
+        return tuple(f"osrl-{name}" for name in cls.native.policy_names(config))
+
+    @classmethod
+    def columns(cls, config: Any) -> tuple[str, ...]:
+        """As ours."""
+        return cls.native.columns(config)
+
+    @classmethod
+    def sequence_length(cls, config: Any) -> int | None:
+        """As ours."""
+        return cls.native.sequence_length(config)
+
+    @classmethod
+    def select(cls, dataset: Dataset, config: Any, replica: Replica) -> Selection:
+        """As ours."""
+        return cls.native.select(dataset, config, replica)
+
+    def __init__(
+        self,
+        config: Any,
+        task: Task,
+        replicas: Sequence[Replica],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        (self.replica,) = replicas
+        self.config, self.task, self.device = config, task, torch.device(device)
+        self.arguments = {"state_dim": task.observation_size, "action_dim": task.action_size, "max_action": 1.0}
+        self.arguments |= self.model_arguments()
+        self.logger = Recorder()
+        self.random = GlobalRandomness(self.replica.entropy("osrl"), self.device)
+        with self.random.active():
+            self.model = build(self.osrl, self.arguments, device)
+            if dtype != torch.float32:
+                self._convert(dtype)
+            self.trainer = _algorithms(f"{self.osrl}Trainer")(
+                self.model, env=None, logger=self.logger, device=str(device), **self.trainer_arguments()
+            )
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What OSRL's model is built with, beside the task's sizes."""
+        raise NotImplementedError
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What OSRL's trainer is built with."""
+        return {name: getattr(self.config, name) for name in self.learning_rates}
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """What ``train_one_step`` takes, from a batch without the replica axis."""
+        rewards, costs, alive = scaled(batch, self.config)
+        return (batch["observations"], batch["next_observations"], batch["actions"], rewards, costs, 1 - alive)
+
+    def update(self, batch: Batch, noise: Batch) -> dict[str, Tensor]:
+        """OSRL's ``train_one_step``; the metrics are what it logs."""
+        with self.random.active():
+            self.trainer.train_one_step(*self.inputs({name: column[0] for name, column in batch.items()}))
+        return {
+            name: torch.tensor([value], dtype=torch.float64, device=self.device)
+            for name, value in self.logger.take().items()
+        }
+
+    def policies(self, replica: int) -> dict[str, Policy]:
+        """The model as it is, with OSRL's own ``act``."""
+        (name,) = self.policy_names(self.config)
+        return {name: OSRLPolicy(self._portable(), self.deterministic)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The model, its optimisers, what OSRL keeps beside them, and the generators."""
+        return {
+            "model": self.model.state_dict(),
+            "stateful": {name: attrgetter(name)(self).state_dict() for name in self.stateful},
+            "loose": {name: attrgetter(name)(self) for name in self.loose},
+            "random": self.random.states,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        for name in self.stateful:
+            attrgetter(name)(self).load_state_dict(state["stateful"][name])
+        for name in self.loose:
+            self._set(name, state["loose"][name])
+        self.random.states = list(state["random"])
+
+    def _set(self, name: str, value: Any) -> None:
+        old = attrgetter(name)(self)
+        if isinstance(old, Tensor) and old.requires_grad:  # an optimiser holds it
+            with torch.no_grad():
+                old.copy_(value)
+            return
+        parent, _, attribute = name.rpartition(".")
+        setattr(attrgetter(parent)(self), attribute, value.to(self.device) if isinstance(value, Tensor) else value)
+
+    def _convert(self, dtype: torch.dtype) -> None:
+        """Another precision, for comparisons; before there are optimisers."""
+        self.model.to(dtype)
+        for name in self.loose:
+            value = attrgetter(name)(self)
+            if isinstance(value, Tensor):
+                setattr(
+                    self.model, name.rpartition(".")[2], value.detach().to(dtype).requires_grad_(value.requires_grad)
+                )
+
+    def _portable(self) -> Portable:
+        state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        return Portable(self.osrl, self.arguments, state)
+
+
+class OSRLBC(Adapter):
+    """``BC`` and ``BCTrainer``."""
+
+    Hyperparameters = BCHyperparameters
+    summary = "OSRL's own BC, for comparison"
+    per_task = BC.per_task
+    native = BC
+    osrl = "BC"
+    learning_rates = ("actor_lr",)
+    stateful = ("model.actor_optim",)
+    deterministic = False  # its act takes no such argument
+
+    def model_arguments(self) -> dict[str, Any]:
+        """In mode multi-task the trajectory's cost return is one more input."""
+        size = self.task.observation_size + (self.config.mode == "multi-task")
+        return {
+            "state_dim": size,
+            "a_hidden_sizes": list(self.config.hidden_sizes),
+            "episode_len": self.task.max_episode_steps,
+        }
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """Observations and actions."""
+        observations = batch["observations"]
+        if self.config.mode == "multi-task":
+            observations = torch.cat([observations, batch["cost_returns"].unsqueeze(-1)], -1)
+        return observations, batch["actions"]
+
+    def policies(self, replica: int) -> dict[str, Policy]:
+        """The model as it is, with OSRL's own ``act``."""
+        (name,) = self.policy_names(self.config)
+        return {name: OSRLPolicy(self._portable(), False, sees_limit=self.config.mode == "multi-task")}
+
+
+class _QLearning(Adapter):
+    """What BCQ-Lag, BEAR-Lag and CPQ share."""
+
+    stateful = ("model.actor_optim", "model.critic_optim", "model.cost_critic_optim", "model.vae_optim")
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The settings that all three have."""
+        c = self.config
+        return {
+            "a_hidden_sizes": list(c.actor_hidden_sizes),
+            "c_hidden_sizes": list(c.critic_hidden_sizes),
+            "vae_hidden_sizes": c.vae_hidden_size,
+            "sample_action_num": c.sampled_actions,
+            "gamma": c.gamma,
+            "tau": c.polyak,
+            "beta": c.vae_beta,
+            "num_q": c.num_q,
+            "num_qc": c.num_qc,
+            "cost_limit": float(cost_limits(c, [self.replica])),
+            "episode_len": self.task.max_episode_steps,
+        }
+
+
+class OSRLBCQLag(_QLearning):
+    """``BCQL`` and ``BCQLTrainer``."""
+
+    Hyperparameters = restricted(BCQLagHyperparameters, cost_bootstrap_through_done=True, cost_critic_reduction="min")
+    summary = "OSRL's own BCQ-Lag, for comparison"
+    per_task = BCQLag.per_task
+    native = BCQLag
+    osrl = "BCQL"
+    loose = ("model.controller.error_old", "model.controller.error_integral")
+    deterministic = False
+
+    def model_arguments(self) -> dict[str, Any]:
+        """With the perturbation and the multiplier's gains."""
+        c = self.config
+        return {**super().model_arguments(), "phi": c.phi, "lmbda": c.target_mix, "PID": list(c.pid)}
+
+
+class OSRLBEARLag(_QLearning):
+    """``BEARL`` and ``BEARLTrainer``."""
+
+    Hyperparameters = restricted(BEARLagHyperparameters, cost_bootstrap_through_done=True, cost_critic_reduction="min")
+    summary = "OSRL's own BEAR-Lag, for comparison"
+    per_task = BEARLag.per_task
+    native = BEARLag
+    osrl = "BEARL"
+    learning_rates = ("actor_lr", "critic_lr", "vae_lr", "alpha_lr")
+    loose = (
+        "model.controller.error_old",
+        "model.controller.error_integral",
+        "model.log_alpha",
+        "model.n_train_steps",
+    )
+
+    def model_arguments(self) -> dict[str, Any]:
+        """With the discrepancy's settings and the multiplier's gains."""
+        c = self.config
+        return {
+            **super().model_arguments(),
+            "lmbda": c.target_mix,
+            "PID": list(c.pid),
+            "mmd_sigma": c.mmd_sigma,
+            "target_mmd_thresh": c.mmd_threshold,
+            "num_samples_mmd_match": c.mmd_samples,
+            "kernel": c.kernel,
+            "start_update_policy_step": c.policy_start,
+        }
+
+
+class OSRLCPQ(_QLearning):
+    """``CPQ`` and ``CPQTrainer``."""
+
+    Hyperparameters = restricted(CPQHyperparameters, cost_bootstrap_through_done=True, ood_gradient=False)
+    summary = "OSRL's own CPQ, for comparison"
+    per_task = CPQ.per_task
+    native = CPQ
+    osrl = "CPQ"
+    learning_rates = ("actor_lr", "critic_lr", "vae_lr", "alpha_lr")
+    loose = ("model.log_alpha",)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """With the penalty's threshold."""
+        return {**super().model_arguments(), "qc_scalar": self.config.ood_cost}
+
+
+class OSRLCOptiDICE(Adapter):
+    """``COptiDICE`` and ``COptiDICETrainer``."""
+
+    Hyperparameters = restricted(COptiDICEHyperparameters, cost_threshold="osrl")
+    summary = "OSRL's own COptiDICE, for comparison"
+    per_task = COptiDICE.per_task
+    native = COptiDICE
+    osrl = "COptiDICE"
+    learning_rates = ("actor_lr", "critic_lr", "scalar_lr")
+    stateful = ("model.actor_optim", "model.nu_optim", "model.chi_optim", "model.lmbda_optim", "model.tau_optim")
+    loose = ("model.tau", "model.lmbda")
+
+    def model_arguments(self) -> dict[str, Any]:
+        """With what was measured in the data."""
+        c, measured = self.config, self.replica.statistics
+        return {
+            "f_type": c.divergence,
+            "init_state_propotion": float(measured["initial_share"]),
+            "observations_std": measured["observation_std"][None].astype(np.float32),
+            "actions_std": measured["action_std"][None].astype(np.float32),
+            "a_hidden_sizes": list(c.actor_hidden_sizes),
+            "c_hidden_sizes": list(c.critic_hidden_sizes),
+            "gamma": c.gamma,
+            "alpha": c.alpha,
+            "cost_ub_epsilon": c.cost_ub_epsilon,
+            "num_nu": c.num_nu,
+            "num_chi": c.num_chi,
+            "cost_limit": float(cost_limits(c, [self.replica])),
+            "episode_len": self.task.max_episode_steps,
+        }
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """One tuple, with the initial states marked."""
+        return ((*super().inputs(batch), batch["initial"]),)
+
+
+class OSRLCDT(Adapter):
+    """``CDT`` and ``CDTTrainer``; the trajectories are augmented and weighed by OSRL's ``SequenceDataset``."""
+
+    Hyperparameters = restricted(CDTHyperparameters, temperature_lr=1e-4)
+    summary = "OSRL's own CDT, for comparison"
+    per_task = CDT.per_task
+    native = CDT
+    osrl = "CDT"
+    requires = (*Adapter.requires, "oapackage")
+    learning_rates = ("learning_rate", "weight_decay", "betas", "clip_grad")
+    stateful = ("trainer.optim", "trainer.scheduler", "trainer.log_temperature_optimizer")
+    loose = ("model.log_temperature",)
+
+    @classmethod
+    def select(cls, dataset: Dataset, config: CDTHyperparameters, replica: Replica) -> Selection:
+        """What OSRL's ``SequenceDataset`` makes of the data: entries, relabelled returns, how often each is drawn."""
+        ours = CDT.select(dataset, config, replica)  # refuses what OSRL crashes on; the frontier of the data
+        made, trajectories = sequence_dataset(dataset, config, replica.entropy("augmentation")), dataset.trajectories
+        count, original = len(made.original_data), made.original_data
+        added = [made.indices[index] for index in made.idx] if made.aug_data else []
+        chosen = np.concatenate([np.arange(count), np.array(added, dtype=np.int64)])
+        assert count == len(trajectories) - trajectories.unfinished
+
+        def shift(key: str) -> Any:
+            moved = [new[key][0] - original[index][key][0] for new, index in zip(made.aug_data, added, strict=True)]
+            return np.concatenate([np.zeros(count), np.array(moved, dtype=np.float64)])
+
+        weights = np.ones(len(chosen)) if made.sample_prob is None else np.asarray(made.sample_prob, dtype=np.float64)
+        segments = Segments(chosen, weights, shift("returns"), shift("cost_returns"))
+        return Selection(segments=segments, statistics=ours.statistics)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """OSRL's configuration of CDT: stochastic, conditioned on return and cost, with time embeddings."""
+        c = self.config
+        names = ("embedding_dim", "num_layers", "num_heads", "init_temperature")
+        dropout = ("attention_dropout", "residual_dropout", "embedding_dropout")
+        return {
+            **{name: getattr(c, name) for name in (*names, *dropout)},
+            "seq_len": c.sequence_length,
+            "episode_len": self.task.max_episode_steps,
+            "time_emb": True,
+            "use_rew": True,
+            "use_cost": True,
+            "cost_transform": c.cost_offset,
+            "stochastic": True,
+            "target_entropy": -self.task.action_size,
+        }
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """The optimiser's and the losses' settings."""
+        c = self.config
+        losses = {"loss_cost_weight": c.cost_loss_weight, "loss_state_weight": c.state_loss_weight}
+        return {**super().trainer_arguments(), **losses, "lr_warmup_steps": c.warmup_steps}
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """A window's steps, with its returns scaled."""
+        c = self.config
+        returns, costs = batch["rewards_to_go"] * c.reward_scale, batch["costs_to_go"] * c.cost_scale
+        steps = (batch["observations"], batch["actions"], returns, costs, batch["time_steps"], batch["mask"])
+        return (*steps, costs[:, 0], batch["costs"])
+
+    def policies(self, replica: int) -> dict[str, Policy]:
+        """OSRL's network in our context: its own roll-out holds one environment, and steps it."""
+        targets = Targets.of(self.config, self.replica)
+        return {"osrl-cdt": OSRLCDTPolicy(self._portable(), targets, self.task.action_size, self.config)}
+
+
+def sequence_dataset(dataset: Dataset, config: CDTHyperparameters, seed: int) -> Any:
+    """OSRL's ``SequenceDataset`` of our data and settings; it draws from global generators, which stay as they are."""
+    from osrl.common.dataset import SequenceDataset
+
+    states = np.random.get_state(), random.getstate()
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    c = config
+    transform = {"linear": lambda cost: 70 - cost, "inverse": lambda cost: 1 / (cost + 10), "none": None}
+    try:
+        with silence():
+            return SequenceDataset(
+                {key: dataset.arrays[key] for key in KEYS},
+                seq_len=c.sequence_length,
+                reward_scale=c.reward_scale,
+                cost_scale=c.cost_scale,
+                deg=c.augment_degree,
+                max_rew_decrease=c.augment_max_decrease,
+                beta=c.augment_beta,
+                augment_percent=c.augment_share,
+                max_reward=c.augment_max_reward,
+                min_reward=c.augment_min_reward,
+                cost_sample=c.cost_sampling != "none",
+                cost_transform=transform[c.cost_sampling],
+            )
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep OSRL's prints, progress bars and the output of OApackage's C code from the user."""
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device, not a file
+        saved = os.dup(1)
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+                yield
+        finally:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+def _algorithms(name: str) -> Any:
+    import osrl.algorithms
+
+    return getattr(osrl.algorithms, name)
+
+
+def build(name: str, arguments: Mapping[str, Any], device: torch.device | str = "cpu") -> Any:
+    """One of OSRL's models. All but CDT want to know the device."""
+    known = {} if name == "CDT" else {"device": str(device)}
+    return _algorithms(name)(**arguments, **known).to(device)
+
+
+OUR_NAMES = {
+    "D_kl": "kl",
+    "Df": "divergence",
+    "act_loss": "actor_loss",
+    "all_loss": "loss",
+    "alpha_value": "alpha",
+    "cost_acc": "cost_accuracy",
+    "ent": "entropy",
+    "ent_reg": "temperature",
+    "lagrangian": "multiplier",
+    "lmbda": "multiplier",
+    "lmbda_loss": "lambda_loss",
+    "loss_vae": "vae_loss",
+    "mmd_loss": "mmd",
+    "qc_penalty": "cost_penalty",
+    "train_lr": "learning_rate",
+}
+"""Our names of what OSRL logs, where they differ."""
+
+
+class Recorder:
+    """Stands in for OSRL's logger, and hands on what a step logs, under our names."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, float] = {}
+
+    def store(self, tab: str | None = None, **values: float) -> None:
+        """Note values by name."""
+        for name, value in values.items():
+            plain = name.removeprefix("loss/")
+            self._values[OUR_NAMES.get(plain, plain)] = float(value)
+
+    def take(self) -> dict[str, float]:
+        """What was noted since the last time."""
+        values, self._values = self._values, {}
+        return values
+
+
+class GlobalRandomness:
+    """States of torch's global generators that take their place inside a block, and move on there."""
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        device = torch.device(device)
+        self._cuda = [device] if device.type == "cuda" else []
+        self.states = [
+            torch.Generator(device=kind).manual_seed(seed).get_state() for kind in (torch.device("cpu"), *self._cuda)
+        ]
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Draw from these states, and leave the global ones as they were."""
+        with torch.random.fork_rng(devices=self._cuda):
+            torch.set_rng_state(self.states[0])
+            for device, state in zip(self._cuda, self.states[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield
+            self.states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)]
+
+
+class Portable(nn.Module):
+    """One of OSRL's models, made to be sent and copied: they hold lambdas, which cannot be pickled."""
+
+    def __init__(self, name: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.name, self.arguments = name, arguments
+        self.model = build(name, arguments)
+        self.model.load_state_dict(state)
+        self.model.requires_grad_(False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Portable, (self.name, self.arguments, self.model.state_dict())
+
+
+class OSRLPolicy(Policy):
+    """OSRL's own ``act``, one environment at a time, each with its own random numbers."""
+
+    def __init__(self, network: Portable, deterministic: bool, sees_limit: bool = False) -> None:
+        super().__init__()
+        self.network, self.deterministic, self.sees_limit = network, deterministic, sees_limit
+
+    def reset(self, seeds: Sequence[int], cost_limit: float | None) -> None:
+        """Begin n episodes."""
+        super().reset(seeds, cost_limit)
+        self.limit = [] if cost_limit is None or not self.sees_limit else [cost_limit]
+        self.streams = [GlobalRandomness(seed) for seed in seeds]
+
+    def act(self, observations: Tensor) -> Tensor:
+        """Actions (n, action_size)."""
+        arguments = (True, True) if self.deterministic else ()
+        actions = []
+        for observation, stream in zip(observations.numpy(), self.streams, strict=True):
+            with stream.active():
+                acted = self.network.model.act(np.append(observation, self.limit), *arguments)
+            actions.append(acted[0] if isinstance(acted, tuple) else acted)
+        return torch.from_numpy(np.stack(actions))
+
+
+class OSRLCDTPolicy(CDTPolicy):
+    """OSRL's network told what our context holds."""
+
+    def predict(self, time_steps: Tensor) -> Tensor:
+        """Mean actions (n, action_size) after the context."""
+        rewards_to_go, costs_to_go, observations, actions = self.context
+        assert isinstance(self.network, Portable)
+        predicted = self.network.model(observations, actions, rewards_to_go, costs_to_go, time_steps)[0]
+        means: Tensor = predicted.mean[:, -1]
+        return means
