@@ -74,6 +74,9 @@ class StackedLinear(nn.Module):
         return linear
 
 
+IN_PLACE = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
+
+
 class StackedMLP(nn.Module):
     """R multi-layer perceptrons: sizes ``(in, hidden, ..., out)``, ``activation`` (ReLU or tanh) between the layers."""
 
@@ -86,7 +89,7 @@ class StackedMLP(nn.Module):
         activation: type[nn.ReLU | nn.Tanh] = nn.ReLU,
     ) -> None:
         super().__init__()
-        self.ensemble, self.activation = ensemble, activation()
+        self.ensemble, self.activation = ensemble, activation
         self.layers = nn.ModuleList(
             StackedLinear(generators, inputs, outputs, ensemble, dtype) for inputs, outputs in itertools.pairwise(sizes)
         )
@@ -96,7 +99,8 @@ class StackedMLP(nn.Module):
         if self.ensemble is not None:
             x = x.unsqueeze(1).expand(-1, self.ensemble, -1, -1)
         for layer in self.layers[:-1]:
-            x = self.activation(layer(x))
+            # In place: a layer's backward pass does not need its output, and new memory is what takes the time.
+            x = IN_PLACE[self.activation](layer(x))
         return self.layers[-1](x)  # type: ignore[no-any-return]
 
     def unstacked(self, replica: int) -> nn.Sequential:
@@ -104,7 +108,7 @@ class StackedMLP(nn.Module):
         modules: list[nn.Module] = []
         for layer in self.layers:
             assert isinstance(layer, StackedLinear)
-            modules += [layer.unstacked(replica), type(self.activation)()]
+            modules += [layer.unstacked(replica), self.activation()]
         return nn.Sequential(*modules[:-1])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,8 +168,8 @@ def _print_plan(plan: Plan, store: Store, overwrite: str) -> None:
     click.echo(text_table(header, rows))
     jobs = make_jobs(cells)
     click.echo(f"\n{len(plan.cells)} cells: {len(cells)} to run in {len(jobs)} jobs, {skipped} skipped.")
-    for job in jobs:
-        click.echo(f"  {job.describe()}")
+    for description, count in Counter(job.describe() for job in jobs).items():
+        click.echo(f"  {f'{count} times ' if count > 1 else ''}{description}")
 
 
 def _warn_of_missing(file: SuiteFile, plan: Plan) -> None:
