@@ -400,8 +400,9 @@ class OSRLCDT(Adapter):
 
     def policies(self, replica: int) -> dict[str, Policy]:
         """OSRL's network in our context: its own roll-out holds one environment, and steps it."""
-        targets = Targets.of(self.config, self.replica)
-        return {"osrl-cdt": OSRLCDTPolicy(self._portable(), targets, self.task.action_size, self.config)}
+        config = CDTHyperparameters.model_validate(self.config.model_dump())  # the restricted class cannot be pickled
+        targets = Targets.of(config, self.replica)
+        return {"osrl-cdt": OSRLCDTPolicy(self._portable(), targets, self.task.action_size, config)}
 
 
 def sequence_dataset(dataset: Dataset, config: CDTHyperparameters, seed: int) -> Any:

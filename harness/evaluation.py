@@ -71,7 +71,8 @@ def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float
         policy.reset(seeds, cost_limit)
         while live.any():
             # Finished episodes keep their last observation: the batch's shape, and so each row's result, stays.
-            actions = policy.act(torch.from_numpy(observations)).numpy()
+            # A copy: a policy may keep what it has seen.
+            actions = policy.act(torch.from_numpy(observations.copy())).numpy()
             if actions.shape != (count, task.action_size) or not np.isfinite(actions[live]).all():
                 raise RuntimeError(
                     f"the policy's actions must be finite and of shape {(count, task.action_size)}; at step "

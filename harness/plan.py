@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.algorithm import Algorithm
 
 # Raised when what a cell's results contain changes, so that older ones are not reused.
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Cell(BaseModel):

@@ -7,12 +7,18 @@ import click
 
 @click.command()
 @click.argument("name", required=False)
-def algorithms(name: str | None) -> None:
+@click.option("--check", is_flag=True, help="Train NAME for a few steps and check that it keeps the interface's rules.")
+@click.pass_context
+def algorithms(ctx: click.Context, name: str | None, check: bool) -> None:
     """List the algorithms; with NAME, its policies and hyperparameters with defaults, bounds and help."""
     from harness import registry
     from harness.errors import UserError
     from harness.report.tables import text_table
 
+    if check:
+        if name is None:
+            raise click.UsageError("--check wants the NAME of an algorithm")
+        ctx.exit(_check(name))
     if name is not None:
         click.echo(_algorithm(name))
         return
@@ -24,6 +30,17 @@ def algorithms(name: str | None) -> None:
             summary = f"BROKEN: {error}"
         rows.append([plugin.name, plugin.origin, summary])
     click.echo(text_table(["algorithm", "origin", ""], rows))
+
+
+def _check(name: str) -> int:
+    from harness import contract
+
+    results = contract.check(name)
+    for title, problem in results.items():
+        click.echo(f"{'BROKEN' if problem else 'holds '}  {title}")
+        if problem:
+            click.echo(f"        {problem}")
+    return int(any(results.values()))
 
 
 def _algorithm(name: str) -> str:

@@ -33,6 +33,7 @@ class BulletEnvironment:
     def reset(self, seed: int) -> FloatArray:
         """Begin an episode; see :meth:`harness.simulators.Environment.reset`."""
         self._zero_motors()
+        self._lose_contacts()
         # The simulator ignores the seed given to reset and draws from numpy's global generator.
         with seeded(seed):
             observation, _ = self._env.reset()
@@ -62,6 +63,17 @@ class BulletEnvironment:
         client = self._env.unwrapped.bc
         for joint in self._env.unwrapped.agent.motor_list:
             client.setJointMotorControl2(joint.body_id, joint.index, client.VELOCITY_CONTROL, targetVelocity=0, force=0)
+
+    def _lose_contacts(self) -> None:
+        """Take the agent out of every contact, and let Bullet see that: restoreState keeps contact points, too.
+
+        Without this an episode that ends where the next one begins leaves points in the ground's contact that a fresh
+        environment does not have, and that turn its first steps.
+        """
+        environment = self._env.unwrapped
+        if environment.stored_state_id >= 0:  # else nothing happened yet, and no state is restored
+            environment.bc.resetBasePositionAndOrientation(environment.agent.body_id, (0, 0, 1000), (0, 0, 0, 1))
+            environment.bc.performCollisionDetection()
 
 
 @contextmanager

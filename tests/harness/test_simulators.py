@@ -72,6 +72,26 @@ def test_bullet_episodes_depend_on_their_seed_alone(task: Task) -> None:
         environment.close()
 
 
+@pytest.mark.parametrize(("name", "gain", "damping"), [("BallRun", 5, 0.5), ("BallCircle", 5, 2)])
+def test_a_ball_that_came_to_rest_where_it_began_leaves_no_contacts_behind(
+    name: str, gain: float, damping: float
+) -> None:
+    """Bullet's restoreState keeps contact points, which turned the first steps of the next episode."""
+    environment = simulators.make(find_task(name))
+
+    def push() -> list[bytes]:
+        return [environment.reset(5).tobytes(), *(environment.step(np.full(2, 0.3))[0].tobytes() for _ in range(50))]
+
+    fresh = push()
+    first = observation = environment.reset(5)
+    for step in range(find_task(name).max_episode_steps):
+        back = -gain * (observation[:2] - first[:2]) - damping * observation[2:4]
+        stir = 0.3 * np.array([np.sin(0.9 * step), np.cos(0.9 * step)]) if step % 40 <= 15 else 0
+        observation = environment.step((back + stir).clip(-1, 1).astype(np.float32))[0]
+    assert push() == fresh
+    environment.close()
+
+
 @per_bullet_task
 def test_bullet_equals_dsrl_step_for_step(task: Task, dsrl: ModuleType) -> None:
     import gymnasium

@@ -23,10 +23,26 @@ from harness.suite import Evaluation
 from harness.tasks import find_task
 from harness.training import Training
 
+CRITIC = {"steps": 150, "batch_size": 16, "actor_hidden_sizes": (16, 16), "critic_hidden_sizes": (16, 16)}
 SMALL: dict[str, dict[str, Any]] = {
     "lspc": {"steps": 150, "batch_size": 32, "hidden_sizes": (16, 16), "latent_dim": 4},
     "bc": {"steps": 150, "batch_size": 32, "hidden_sizes": (16, 16), "mode": "safe"},
+    "bcq-lag": {**CRITIC, "vae_hidden_size": 16, "sampled_actions": 3},
+    "bear-lag": {**CRITIC, "vae_hidden_size": 16, "sampled_actions": 3, "mmd_samples": 3},
+    "cpq": {**CRITIC, "vae_hidden_size": 16, "sampled_actions": 3},
+    "coptidice": CRITIC,
+    "cdt": {
+        "steps": 150,
+        "batch_size": 8,
+        "sequence_length": 3,
+        "embedding_dim": 8,
+        "num_layers": 1,
+        "num_heads": 2,
+        "warmup_steps": 100,
+    },
 }
+SMALL |= {f"osrl-{name}": settings for name, settings in SMALL.items() if name != "lspc"}
+NATIVE = [name for name in SMALL if not name.startswith("osrl-")]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +60,7 @@ def cell(algorithm: str, seed: int, limit: float | None = None, **settings: Any)
         seed=seed,
         cost_limit=limit,
         evaluation_limits=(10.0, 20.0) if limit is None else (limit,),
+        told_limit=registry.load(algorithm).acts_on_cost_limit(model(**SMALL[algorithm])),
         evaluation=Evaluation(every=50, episodes=1, final=2),
         source="demo",
     )
@@ -71,17 +88,22 @@ def tensors(state: Any, replica: int, replicas: int) -> list[Tensor]:
     return [tensor for item in items for tensor in tensors(item, replica, replicas)]
 
 
-@pytest.mark.parametrize("algorithm", ["lspc", "bc"])
+def limits(algorithm: str, *values: float) -> list[float | None]:
+    """These where training depends on the limit, ``None`` elsewhere."""
+    kind = registry.load(algorithm)
+    return (
+        list(values) if kind.depends_on_cost_limit(kind.Hyperparameters(**SMALL[algorithm])) else [None] * len(values)
+    )
+
+
+@pytest.mark.parametrize("algorithm", NATIVE)
 def test_alone_equals_grouped(tmp_path: Path, dataset: Dataset, algorithm: str) -> None:
     """Tolerance 1e-10 in float64: batched matrix products may round differently for other group sizes."""
-    limits = (10.0, 20.0, 40.0) if algorithm == "bc" else (None, None, None)
-    cells = [cell(algorithm, seed, limit) for seed, limit in enumerate(limits)]
+    cells = [cell(algorithm, seed, limit) for seed, limit in enumerate(limits(algorithm, 10.0, 20.0, 40.0))]
     grouped = run(training(tmp_path / "grouped", dataset, *cells, dtype=torch.float64))
     alone = run(training(tmp_path / "alone", dataset, cells[1], dtype=torch.float64))
     ours = tensors(grouped.algorithm.state_dict(), 1, 3)
     theirs = tensors(alone.algorithm.state_dict(), 0, 1)
-    # Adam's step counts are one number for all replicas, and so look stacked only where there is one replica.
-    theirs = [tensor for tensor in theirs if tensor.ndim]
     assert len(ours) == len(theirs) > 10
     for one, other in zip(ours, theirs, strict=True):
         assert (one - other).abs().max() < 1e-10
@@ -90,10 +112,13 @@ def test_alone_equals_grouped(tmp_path: Path, dataset: Dataset, algorithm: str) 
             assert abs(one[name][1] - other[name][0]) < 1e-10, name
 
 
-@pytest.mark.parametrize("algorithm", ["lspc", "bc"])
-@pytest.mark.parametrize("stop_at", [1, 64, 100, 149])
+@pytest.mark.parametrize(
+    ("algorithm", "stop_at"),
+    [*((name, 100) for name in SMALL), *((name, step) for name in ("lspc", "bc", "cdt") for step in (1, 64, 149))],
+)
 def test_resumed_equals_uninterrupted(tmp_path: Path, dataset: Dataset, algorithm: str, stop_at: int) -> None:
-    cells = [cell(algorithm, seed, 10.0 if algorithm == "bc" else None) for seed in (0, 1)]
+    seeds = (0, 1) if registry.load(algorithm).max_replicas is None else (0,)
+    cells = [cell(algorithm, seed, *limits(algorithm, 10.0)) for seed in seeds]
     whole = run(training(tmp_path / "whole", dataset, *cells))
     first = training(tmp_path / "parts", dataset, *cells)
     first.log_every = whole.log_every
@@ -105,7 +130,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, dataset: Dataset, algorith
     for one, other in zip(_flat(whole.algorithm.state_dict()), _flat(second.algorithm.state_dict()), strict=True):
         assert torch.equal(one, other)
     assert whole.curve == second.curve
-    key = ("replica", "step", "policy", "episode")
+    key = ("replica", "step", "policy", "cost_limit", "episode")
     order = lambda row: tuple(row[name] for name in key)  # noqa: E731
     assert sorted(whole.episodes, key=order) == sorted(second.episodes, key=order)
 
@@ -128,8 +153,8 @@ def test_the_same_seed_twice_is_equal_and_another_is_not(tmp_path: Path, dataset
 
 def test_replicas_of_one_job_do_not_share_noise_or_weights(tmp_path: Path, dataset: Dataset) -> None:
     loop = training(tmp_path, dataset, cell("lspc", 0), cell("lspc", 1))
-    indices, noise = loop.draws.at(0)
-    assert not torch.equal(indices[0], indices[1])
+    batch, noise = loop.draws.at(0)
+    assert not torch.equal(batch["observations"][0], batch["observations"][1])
     assert not torch.equal(noise["vae"][0], noise["vae"][1])
     first, second = (tensors(loop.algorithm.state_dict(), replica, 2)[0] for replica in (0, 1))
     assert not torch.equal(first, second)
@@ -197,10 +222,10 @@ def test_a_resumed_group_whose_data_changed_leaves_done_cells_alone(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine, or this build of torch, has no CUDA")
-@pytest.mark.parametrize("algorithm", ["lspc", "bc"])
+@pytest.mark.parametrize("algorithm", NATIVE)
 def test_a_gpu_learns_what_the_cpu_learns(tmp_path: Path, dataset: Dataset, algorithm: str) -> None:
     """The draws differ between devices, so losses are compared, not weights."""
-    one = cell(algorithm, 0, 10.0 if algorithm == "bc" else None)
+    one = cell(algorithm, 0, *limits(algorithm, 10.0))
     settings = registry.load(algorithm)
     selections = [settings.select(dataset, one.config, one.replica)]
     curves = []

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.algorithm import Replica
 from harness.data.draws import BLOCK, Draws
+from harness.data.sampling import TransitionSampler
 
 NOISE = {"vae": (4, 3), "latent": (4, 2)}
 REPLICAS = [Replica(seed, limit, "task|algorithm") for seed, limit in ((0, None), (1, 10.0), (1, 20.0), (2, None))]
@@ -20,12 +21,13 @@ ROWS = [None, torch.tensor([2, 3, 5, 7, 11]), torch.tensor([13]), torch.arange(4
 
 
 def draws(chosen: Sequence[int] = range(4), **settings: Any) -> Draws:
-    return Draws([REPLICAS[i] for i in chosen], [ROWS[i] for i in chosen], 100, 4, NOISE, **settings)
+    sampler = TransitionSampler({"rows": torch.arange(100)}, 100, [ROWS[i] for i in chosen], "cpu")
+    return Draws([REPLICAS[i] for i in chosen], sampler, 4, NOISE, **settings)
 
 
-def flat(drawn: tuple[Tensor, dict[str, Tensor]]) -> list[Tensor]:
-    indices, noise = drawn
-    return [indices, *noise.values()]
+def flat(drawn: tuple[dict[str, Tensor], dict[str, Tensor]]) -> list[Tensor]:
+    batch, noise = drawn
+    return [*batch.values(), *noise.values()]
 
 
 def equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
@@ -36,7 +38,8 @@ def test_sizes_and_rows() -> None:
     drawn = draws(dtype=torch.float64)
     seen: list[set[int]] = [set(), set(), set(), set()]
     for step in range(2 * BLOCK):
-        indices, noise = drawn.at(step)
+        batch, noise = drawn.at(step)
+        indices = batch["rows"]
         assert indices.shape == (4, 4)
         assert {name: tuple(numbers.shape) for name, numbers in noise.items()} == {
             "vae": (4, 4, 3),

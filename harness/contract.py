@@ -1,0 +1,301 @@
+"""What every algorithm owes the engine, as checks that anyone can run: ``lspc-bench algorithms NAME --check``.
+
+They train a few steps on the small data that ships with this project, with batches of 16; no simulator is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness import registry
+from harness.algorithm import Algorithm, Policy, Replica
+from harness.data.dataset import Dataset, load_dataset
+from harness.data.draws import Draws
+from harness.data.sampling import make_sampler
+from harness.errors import UserError
+from harness.tasks import all_tasks, find_task
+
+STEPS, EPISODES, LIMIT = 3, 4, 20.0
+
+
+class BrokenPromiseError(Exception):
+    """An algorithm does not do what the interface asks; says what."""
+
+
+class NoSynchronisation(TorchDispatchMode):
+    """Refuses, inside the block, every operation that hands a tensor's values to the host, or a list's to a tensor."""
+
+    FORBIDDEN = frozenset(
+        {
+            "aten::_local_scalar_dense",  # item, float, bool, tolist, a branch on a value
+            "aten::equal",
+            "aten::is_nonzero",
+            "aten::lift_fresh",  # torch.tensor(...)
+            "aten::masked_select",
+            "aten::nonzero",  # also x[mask]
+            "aten::unique_consecutive",
+            "aten::_unique2",
+        }
+    )
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, unless it is one of those."""
+        masked = func.name() in ("aten::index.Tensor", "aten::index_put_") and any(
+            isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1]
+        )
+        if masked or func.name().partition(".")[0] in self.FORBIDDEN:
+            raise BrokenPromiseError(f"update synchronises with the host: {func.name()}")
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass
+class Run:
+    """An algorithm in training on a dataset, as the engine has it."""
+
+    algorithm: Algorithm[Any]
+    draws: Draws
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """The metrics of one step."""
+        return self.algorithm.update(*self.draws.at(step))
+
+
+class Contract:
+    """The checks for one algorithm.
+
+    Args:
+        name: as registered.
+        settings: hyperparameters that replace the defaults, for instance smaller networks.
+    """
+
+    def __init__(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
+        self.kind = registry.load(name)
+        self.task = find_task("BallRun")
+        self.dataset: Dataset = load_dataset(self.task, "demo")
+        self.settings = {"batch_size": 16, **self.kind.published(self.task), **(settings or {})}
+        self.config = self.kind.Hyperparameters.model_validate(self.settings)
+
+    def run(self, *seeds: int, dtype: torch.dtype = torch.float32) -> Run:
+        """Train agents of these seeds side by side, with a cost limit of 10 more for each seed above 0."""
+        depends = self.kind.depends_on_cost_limit(self.config)
+        replicas = [Replica(seed, LIMIT + 10 * seed if depends else None, "contract") for seed in seeds]
+        selections = [self.kind.select(self.dataset, self.config, replica) for replica in replicas]
+        replicas = [
+            replace(one, statistics=chosen.statistics) for one, chosen in zip(replicas, selections, strict=True)
+        ]
+        columns, length = self.kind.columns(self.config), self.kind.sequence_length(self.config)
+        sampler = make_sampler(self.dataset, columns, selections, length, dtype=dtype)
+        noise = self.kind.noise(self.config, self.task)
+        draws = Draws(replicas, sampler, self.config.batch_size, noise, dtype=dtype)
+        return Run(self.kind(self.config, self.task, replicas, "cpu", dtype), draws)
+
+    @property
+    def group(self) -> tuple[int, ...]:
+        """Seeds of as many agents as may train side by side, up to two."""
+        return (0,) if self.kind.max_replicas == 1 else (0, 1)
+
+    def checks(self) -> dict[str, Callable[[], None]]:
+        """Every check under what it says; each raises :class:`BrokenPromiseError`."""
+        checks = {
+            "hyperparameters: every task's published settings are valid, unknown names refused": self.settings_hold,
+            "metrics: one finite number a replica, the same names every step": self.metrics_hold,
+            "policies: named as announced, actions of the right shape": self.policies_hold,
+            "policies: batched equal one by one": self.batches_agree,
+            "policies: the same after being sent to a worker": self.policies_travel,
+            "state: what is resumed goes on bit for bit": self.state_continues,
+            "seeds: the same twice is equal, another is not": self.seeds_decide,
+        }
+        if not self.kind.synchronises:
+            checks["update: nothing is handed to the host"] = self.nothing_synchronises
+        if len(self.group) > 1:
+            checks["replicas: each is what it is alone"] = self.alone_is_grouped
+            checks["replicas: one that diverges leaves the others alone"] = self.divergence_is_contained
+        return checks
+
+    def settings_hold(self) -> None:
+        """Defaults and published settings, for all 38 tasks; a round trip through JSON; a name that does not exist."""
+        model = self.kind.Hyperparameters
+        for task in all_tasks().values():
+            try:
+                config = model.model_validate(self.kind.published(task))
+            except ValidationError as error:
+                raise BrokenPromiseError(f"the published settings of {task.name} are refused: {error}") from error
+            require(model.model_validate(config.model_dump(mode="json")) == config, "settings change when stored")
+        try:
+            model.model_validate({"no_such_setting": 1})
+        except ValidationError:
+            return
+        raise BrokenPromiseError("an unknown hyperparameter is accepted")
+
+    def metrics_hold(self) -> None:
+        """Shapes, values and names of what update returns."""
+        run, names = self.run(*self.group), None
+        for step in range(STEPS):
+            metrics = run.update(step)
+            require(names in (None, set(metrics)), f"the metrics change: {names} and {set(metrics)}")
+            names = set(metrics)
+            for name, value in metrics.items():
+                require(value.shape == (len(self.group),), f"the metric {name} has shape {tuple(value.shape)}")
+                require(bool(value.isfinite().all()), f"the metric {name} is {value.tolist()}")
+                require(not value.requires_grad, f"the metric {name} is not detached")
+
+    def policies_hold(self) -> None:
+        """Names, shapes and values."""
+        policies = self._trained()
+        announced = self.kind.policy_names(self.config)
+        require(set(policies) == set(announced), f"policies {sorted(policies)}, announced {sorted(announced)}")
+        for name, policy in policies.items():
+            for actions in self._roll(policy, range(EPISODES)):
+                require(actions.shape == (EPISODES, self.task.action_size), f"{name} acts in {tuple(actions.shape)}")
+                require(bool(actions.isfinite().all()), f"{name} acts in {actions}")
+
+    def batches_agree(self) -> None:
+        """The same episodes together and one by one."""
+        for name, policy in self._trained().items():
+            together = self._roll(policy, range(EPISODES))
+            alone = [self._roll(policy, [episode]) for episode in range(EPISODES)]
+            for step, actions in enumerate(together):
+                one_by_one = torch.cat([steps[step] for steps in alone])
+                difference = float((actions - one_by_one).abs().max())
+                require(difference < 1e-5, f"{name} acts otherwise alone, by {difference:g} at step {step}")
+
+    def policies_travel(self) -> None:
+        """The same actions after pickling, in the middle of an episode too."""
+        for name, policy in self._trained().items():
+            before = self._roll(policy, range(EPISODES))
+            after = self._roll(pickle.loads(pickle.dumps(policy)), range(EPISODES))  # noqa: S301 - made here
+            require(all(map(torch.equal, before, after)), f"{name} acts otherwise after pickling")
+
+    def state_continues(self) -> None:
+        """Stop after some steps, store, load into a new instance, and go on."""
+        whole, first, second = (self.run(*self.group) for _ in range(3))
+        expected = [whole.update(step) for step in range(2 * STEPS)]
+        for step in range(STEPS):
+            first.update(step)
+        file = io.BytesIO()
+        torch.save(first.algorithm.state_dict(), file)
+        file.seek(0)
+        second.algorithm.load_state_dict(torch.load(file, weights_only=True))
+        for step in range(2 * STEPS):
+            if step < STEPS:
+                second.draws.at(step)
+                continue
+            for name, value in second.update(step).items():
+                require(torch.equal(value, expected[step][name]), f"{name} differs at step {step} after resuming")
+        ours, theirs = (flat(run.algorithm.state_dict()) for run in (whole, second))
+        require(all(map(torch.equal, ours, theirs)), "the state differs after resuming")
+
+    def seeds_decide(self) -> None:
+        """Metrics of two runs with one seed, and with two."""
+        one, same, other = (self._metrics(seed) for seed in (0, 0, 1))
+        require(one == same, "two runs with the same seed differ")
+        require(one != other, "runs with different seeds are the same")
+
+    def nothing_synchronises(self) -> None:
+        """Updates under a dispatch mode that sees every operation."""
+        run = self.run(*self.group)
+        batches = [run.draws.at(step) for step in range(STEPS)]
+        with NoSynchronisation():  # type: ignore[no-untyped-call]
+            for batch, noise in batches:
+                run.algorithm.update(batch, noise)
+
+    def alone_is_grouped(self) -> None:
+        """Metrics of two agents side by side and one by one, in float64."""
+        grouped = self.run(0, 1, dtype=torch.float64)
+        alone = [self.run(seed, dtype=torch.float64) for seed in (0, 1)]
+        for step in range(STEPS):
+            together = grouped.update(step)
+            for replica, run in enumerate(alone):
+                for name, value in run.update(step).items():
+                    difference = float((value[0] - together[name][replica]).abs())
+                    require(difference < 1e-9, f"{name} of replica {replica} differs by {difference:g} at step {step}")
+
+    def divergence_is_contained(self) -> None:
+        """One agent's batches are not finite; the other's metrics stay as they are."""
+        healthy, sick = self.run(0, 1), self.run(0, 1)
+        for step in range(STEPS):
+            expected = healthy.update(step)
+            batch, noise = sick.draws.at(step)
+            for column in batch.values():
+                if column.is_floating_point():
+                    column[0] = torch.nan
+            for name, value in sick.algorithm.update(batch, noise).items():
+                require(torch.equal(value[1], expected[name][1]), f"{name} of the healthy replica changes")
+
+    def _trained(self) -> dict[str, Policy]:
+        run = self.run(self.group[-1])
+        for step in range(STEPS):
+            run.update(step)
+        return run.algorithm.policies(0)
+
+    def _roll(self, policy: Policy, episodes: Sequence[int]) -> list[Tensor]:
+        """Actions in a few steps of made-up episodes, longer than a short context; each depends on its number alone."""
+        told = LIMIT if self.kind.acts_on_cost_limit(self.config) else None
+        worlds = [torch.Generator().manual_seed(episode) for episode in episodes]
+        actions = []
+        policy.eval()
+        with torch.inference_mode():
+            policy.reset(list(episodes), told)
+            for _ in range(12):
+                seen = torch.stack([torch.randn(self.task.observation_size, generator=world) for world in worlds])
+                actions.append(policy.act(seen).clone())
+                rewards, costs = torch.stack([torch.rand(2, generator=world) for world in worlds], 1)
+                policy.observe(rewards, costs)
+        return actions
+
+    def _metrics(self, seed: int) -> list[dict[str, float]]:
+        run = self.run(seed)
+        return [{name: float(value) for name, value in run.update(step).items()} for step in range(STEPS)]
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise unless it holds."""
+    if not holds:
+        raise BrokenPromiseError(message)
+
+
+def flat(state: Any) -> list[Tensor]:
+    """Every tensor in a state, in order."""
+    if isinstance(state, Tensor):
+        return [state]
+    items = state.values() if isinstance(state, Mapping) else state if isinstance(state, (list, tuple)) else ()
+    return [tensor for item in items for tensor in flat(item)]
+
+
+def check(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Run every check.
+
+    Args:
+        name: of a registered algorithm.
+        settings: hyperparameters that replace the defaults.
+
+    Returns:
+        What was found wrong, or nothing, under what each check says.
+
+    Raises:
+        UserError: there is no such algorithm, or the settings are refused.
+    """
+    try:
+        contract = Contract(name, settings)
+    except ValidationError as error:
+        raise UserError(f"{name} refuses these settings: {error}") from error
+    results = {}
+    for title, run in contract.checks().items():
+        try:
+            run()
+        except Exception as error:  # a plugin's own mistakes are what this is to find
+            results[title] = str(error) if isinstance(error, BrokenPromiseError) else f"{type(error).__name__}: {error}"
+        else:
+            results[title] = ""
+    return results
