@@ -60,6 +60,8 @@ def augment(
         )
     costs, rewards = costs[kept], rewards[kept]
     on_frontier = pareto_frontier(costs, rewards)
+    if np.ptp(costs[on_frontier]) == 0:
+        degree = 0  # points at one cost bear no other
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", np.RankWarning)  # fewer points than coefficients: least squares
         frontier = np.poly1d(np.polyfit(costs[on_frontier], rewards[on_frontier], degree))

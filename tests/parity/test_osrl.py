@@ -329,16 +329,12 @@ def kept(
     assert not attention
 
 
-# The test
+# The tests
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_fifty_steps_agree_with_osrl(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, settings = CASES[case]
-    algorithm, adapter = registry.load(name), registry.load(f"osrl-{name}")
-    config, their_config = algorithm.Hyperparameters(**settings), adapter.Hyperparameters(**settings)
-    generator = torch.Generator().manual_seed(0)
-    replicas = [
+def make_replicas(name: str) -> list[Replica]:
+    """Two agents with limits, and data, of their own."""
+    return [
         Replica(
             seed,
             limit,
@@ -350,6 +346,15 @@ def test_fifty_steps_agree_with_osrl(case: str, monkeypatch: pytest.MonkeyPatch)
         )
         for seed, limit, share in ((0, TIGHT.get(name, 0.05), 0.1), (1, 25.0, 0.08))
     ]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fifty_steps_agree_with_osrl(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, settings = CASES[case]
+    algorithm, adapter = registry.load(name), registry.load(f"osrl-{name}")
+    config, their_config = algorithm.Hyperparameters(**settings), adapter.Hyperparameters(**settings)
+    generator = torch.Generator().manual_seed(0)
+    replicas = make_replicas(name)
     ours = algorithm(config, TASK, replicas, dtype=torch.float64)
     theirs: list[Any] = [adapter(their_config, TASK, [replica], dtype=torch.float64) for replica in replicas]
     pairs = [PAIRINGS[name](ours, agent.model) for agent in theirs]
@@ -402,6 +407,31 @@ def test_fifty_steps_agree_with_osrl(case: str, monkeypatch: pytest.MonkeyPatch)
                 assert difference < TOLERANCE, (pair.name, key, replica, float(difference))
         for path, their_path in SCALARS.get(name, {}).items():
             assert abs(float(reach(ours, path)[replica]) - float(reach(agent.model, their_path))) < TOLERANCE, path
+
+
+@pytest.mark.parametrize("case", ["bc", "bc multi-task", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt, dropout"])
+def test_policies_act_as_osrls(case: str) -> None:
+    """With the same weights, in the same states, and where they sample, from the same seeds."""
+    name, settings = CASES[case]
+    algorithm, adapter = registry.load(name), registry.load(f"osrl-{name}")
+    replicas = make_replicas(name)
+    ours = algorithm(algorithm.Hyperparameters(**settings), TASK, replicas)
+    theirs: Any = adapter(adapter.Hyperparameters(**settings), TASK, replicas[1:])
+    with torch.no_grad():
+        for pair in PAIRINGS[name](ours, theirs.model):
+            pair.theirs.copy_(pair.mine(pair.ours, 1))
+    policies = [next(iter(agent.policies(replica).values())) for agent, replica in ((ours, 1), (theirs, 0))]
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for policy in policies:
+            policy.eval()
+            policy.reset([5, 6, 7], 20.0)
+        for _ in range(9):
+            seen, rewards = torch.randn(3, TASK.observation_size, generator=generator), torch.rand(3)
+            one, other = (policy.act(seen) for policy in policies)
+            assert (one - other).abs().max() < 1e-5
+            for policy in policies:
+                policy.observe(rewards, torch.ones(3))
 
 
 def _parameters(ours: Any) -> list[nn.Parameter]:
