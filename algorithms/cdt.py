@@ -119,7 +119,7 @@ class CDTHyperparameters(TransformerHyperparameters):
         description="the return to reach at a limit: from target_returns, or the best of the data within the limit",
     )
     target_returns: tuple[tuple[float, float], ...] = Field(
-        ((450, 10), (500, 20), (550, 50)),
+        ((450.0, 10.0), (500.0, 20.0), (550.0, 50.0)),
         min_length=1,
         description="(return, cost) pairs; linear between them, constant beyond",
     )

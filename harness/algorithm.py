@@ -31,7 +31,7 @@ Batch = Mapping[str, Tensor]
 class Hyperparameters(BaseModel):
     """What a user may set. Subclasses add fields, each with a default, bounds and a one-line description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     steps: int = Field(ge=1, description="gradient steps of one training run")
     batch_size: int = Field(ge=1, description="transitions a step draws from the dataset")

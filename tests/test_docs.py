@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +13,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from algorithms import BUILTINS
 from harness.algorithm import Replica
 from harness.cli import main
+from harness.contract import Contract
 from harness.suite import SuiteFile
 from harness.tasks import find_task
 
@@ -47,6 +50,24 @@ def test_the_suite_of_the_manual_is_valid(tmp_path: Path) -> None:
     assert suite.algorithms["bc"].grid == {"mode": ["all", "safe"]}
 
 
+def test_the_hyperparameters_of_the_manual_are_up_to_date() -> None:
+    """If not: python docs/write_hyperparameters.py."""
+    script = ROOT / "docs" / "write_hyperparameters.py"
+    result = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout.strip()) == (0, "all up to date"), result.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in BUILTINS if not name.startswith("osrl-")])
+def test_every_algorithm_has_a_page_with_every_metric(name: str) -> None:
+    contract = Contract(name)
+    page = (ROOT / "docs" / "algorithms" / f"{name}.md").read_text()
+    metrics = page.partition("## Metrics")[2].partition("## ")[0]
+    for metric in contract.run(0).update(0):
+        assert f"`{metric}`" in metrics, metric
+    for title in ("## Hyperparameters", "## Deviations from", "## How it is verified"):
+        assert title in page
+
+
 def commands() -> list[str]:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     blocks = [text for page in pages for text in re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL)]
@@ -67,7 +88,9 @@ def test_the_commands_of_the_manual_exist(line: str, tmp_path: Path, monkeypatch
     assert result.exit_code == 0 or any(reason in result.output for reason in absent), result.output
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+)
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
         assert ((ROOT / page).parent / target).exists(), target

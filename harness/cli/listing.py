@@ -45,32 +45,21 @@ def _check(name: str) -> int:
 
 def _algorithm(name: str) -> str:
     from harness import registry
+    from harness.report import hyperparameters
     from harness.report.tables import text_table
 
     algorithm, plugin = registry.load(name), registry.plugins()[name]
-    rows = []
-    for key, field in algorithm.Hyperparameters.model_fields.items():
-        bounds = ", ".join(text for text in map(_bound, field.metadata) if text)
-        annotation = str(getattr(field.annotation, "__name__", field.annotation)).replace("typing.", "")
-        kind = str(field.annotation).replace("typing.", "") if "[" in str(field.annotation) else annotation
-        default = "required" if field.is_required() else str(field.default)
-        rows.append([key, kind, default, bounds, field.description or ""])
     parts = [
         f"{name}: {algorithm.summary}",
         f"{plugin.target}, {plugin.origin}; version {algorithm.version}",
         "",
-        text_table(["hyperparameter", "type", "default", "bounds", ""], rows),
+        text_table(hyperparameters.HEADER, hyperparameters.rows(algorithm)),
     ]
     if algorithm.per_task:
         parts += ["", "Published settings for tasks (a later line wins):"]
         for pattern, values in algorithm.per_task.items():
             parts.append(f"  {pattern}: {', '.join(f'{key}={value}' for key, value in values.items())}")
     return "\n".join(parts)
-
-
-def _bound(metadata: object) -> str:
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >=", "max_length": "length <="}
-    return ", ".join(f"{sign} {getattr(metadata, key)}" for key, sign in signs.items() if hasattr(metadata, key))
 
 
 @click.command()
