@@ -266,6 +266,19 @@ def test_plugins_that_are_not_asked_for_do_no_harm(run: Callable[..., Result]) -
         (["tasks=[CarRun]"], "--set tasks=[CarRun]: there is no demo data for OfflineCarRun-v0"),
         (["algorithms=[broken-import]"], "fails to import: ModuleNotFoundError"),
         (["algorithms=[no-algorithm]"], "is no subclass of harness.algorithm.Algorithm"),
+        (["algorithms=[toy-stateless]"], "does not implement parts (or state_dict and load_state_dict)"),
+        (
+            ["algorithms=[toy-needy]"],
+            "toy-needy needs lspc_bench_no_such_package, not installed here: make install",
+        ),
+        (
+            ["algorithms={cdt: {hyperparameters: {num_heads: 3}}}"],
+            "cdt: embedding_dim 128 is no multiple of num_heads 3",
+        ),
+        (
+            ["algorithms={osrl-cpq: {hyperparameters: {ood_gradient: true}}}"],
+            "hyperparameter 'ood_gradient' of osrl-cpq: Input should be False",
+        ),
         (["nonsense"], "--set wants KEY=VALUE"),
     ],
 )
@@ -455,12 +468,28 @@ def test_algorithms_are_listed_with_origin_and_what_is_broken(plugins: Path) -> 
     assert "built-in" in lines["lspc"]
     assert "package lspc-bench-test-plugins 1.2.3" in lines["toy"]
     assert "BROKEN" not in lines["toy"]
-    for name in ("broken-import", "no-attribute", "no-algorithm", "abstract", "Bad_Name"):
+    for name in ("broken-import", "no-attribute", "no-algorithm", "abstract", "toy-stateless", "Bad_Name"):
         assert "BROKEN" in lines[name]
     assert "the name 'bc' is taken by algorithms.bc:BC (built-in)" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["lspc", "bc", "toy"])
+def test_an_algorithm_is_checked(plugins: Path) -> None:
+    good = call("algorithms", "toy", "--check")
+    assert good.exit_code == 0
+    lines = good.stdout.splitlines()
+    assert len(lines) == 10
+    assert all(line.startswith("holds   ") for line in lines)
+    bad = call("algorithms", "toy-synchronising", "--check")
+    assert bad.exit_code == 1
+    assert "BROKEN  update: nothing is handed to the host\n        update synchronises" in bad.stdout
+    assert bad.stdout.count("BROKEN") == 1
+    for arguments, message in ((("--check",), "wants the NAME"), (("toi", "--check"), "Did you mean 'toy'?")):
+        wrong = call("algorithms", *arguments)
+        assert wrong.exit_code == 2
+        assert message in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["lspc", "bc", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt", "osrl-cdt", "toy"])
 def test_an_algorithm_is_shown_with_all_its_hyperparameters(plugins: Path, name: str) -> None:
     from harness import registry
 

@@ -18,7 +18,7 @@ from harness import registry
 from harness.errors import UserError
 from harness.plan import Cell, Plan, make_jobs, make_plan, require_inputs
 from harness.suite import Evaluation, SuiteFile, builtin_suites, read_suite
-from harness.tasks import all_tasks, find_task
+from harness.tasks import FAMILIES, all_tasks, find_task
 
 WriteSuite = Callable[[str], Path]
 
@@ -336,7 +336,7 @@ def test_every_built_in_suite_can_be_planned(builtin: dict[str, Plan]) -> None:
     for plan in builtin.values():
         assert plan.cells
         assert Plan.model_validate_json(plan.model_dump_json()) == plan
-    for name in ("demo", "smoke"):
+    for name in ("demo", "smoke", "reference"):
         require_inputs(read_suite(name), builtin[name])
 
 
@@ -349,7 +349,8 @@ def test_dsrl_is_the_full_protocol(builtin: dict[str, Plan]) -> None:
     assert per_task == {task.id: set(task.cost_limits) for task in all_tasks().values()}
     assert len(per_task) == 38
     assert {len(limits) for limits in per_task.values()} == {3}
-    assert rows(plan) >= {"lspc-s", "lspc-o", "bc-all", "bc-safe"}
+    baselines = {"bc-all", "bc-safe", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt"}
+    assert rows(plan) == rows(builtin["demo"]) == {"lspc-s", "lspc-o", *baselines}
     assert {planned.cell.seed for planned in plan.cells} == {0, 1, 2}
     assert {planned.cell.evaluation.final for planned in plan.cells} == {20}
     per_row = {
@@ -358,11 +359,24 @@ def test_dsrl_is_the_full_protocol(builtin: dict[str, Plan]) -> None:
     assert set(per_row.values()) == {38 * 3 * 3}
 
 
-def test_dsrl_bullet_is_a_part_of_dsrl(builtin: dict[str, Plan]) -> None:
-    whole = {planned.cell.hash for planned in builtin["dsrl"].cells}
-    part = [planned.cell for planned in builtin["dsrl-bullet"].cells]
-    assert {cell.hash for cell in part} <= whole
-    assert len({cell.task for cell in part}) == 8
+def test_the_families_together_are_dsrl(builtin: dict[str, Plan]) -> None:
+    parts = [[planned.cell for planned in builtin[f"dsrl-{family}"].cells] for family in FAMILIES]
+    assert [len({cell.task for cell in part}) for part in parts] == [8, 16, 5, 9]
+    hashes = [cell.hash for part in parts for cell in part]
+    assert sorted(hashes) == sorted(planned.cell.hash for planned in builtin["dsrl"].cells)
+
+
+def test_reference_runs_twins_with_the_same_settings(builtin: dict[str, Plan]) -> None:
+    settings: dict[tuple[str, str], list[dict[str, object]]] = {}
+    for planned in builtin["reference"].cells:
+        cell = planned.cell
+        settings.setdefault((cell.task, cell.algorithm), []).append(cell.hyperparameters)
+    native = {name for _, name in settings if not name.startswith("osrl-")}
+    assert native == {"bc", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt"}
+    for task, name in settings:
+        if name in native:
+            assert len(settings[task, name]) == 5
+            assert settings[task, name] == settings[task, f"osrl-{name}"]
 
 
 @pytest.mark.parametrize(("mode", "same"), [("all", True), ("multi-task", False), ("safe", False)])

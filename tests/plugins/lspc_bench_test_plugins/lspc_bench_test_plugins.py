@@ -120,5 +120,20 @@ class ToySingle(Toy):
     max_replicas = 1
 
 
+class ToyNeedy(Toy):
+    requires = ("lspc_bench_no_such_package", "json")
+
+
+class ToySynchronising(Toy):
+    def update(self, batch: Batch, noise: Batch) -> dict[str, Tensor]:
+        metrics = super().update(batch, noise)
+        self.last_loss = float(metrics["loss"].sum())
+        return metrics
+
+
+class ToyStateless(Toy):
+    state_dict = Algorithm.state_dict
+
+
 class Unfinished(Toy):
     columns = Algorithm.columns
