@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from algorithms.networks import Gaussian
-from harness.algorithm import Batch, Hyperparameters, Policy, Replica
+from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
 from harness.tasks import Task
-
-METADRIVE_STEPS = {"metadrive": {"steps": 200_000}}
-"""OSRL trains every baseline for twice its Bullet steps on MetaDrive (BEAR-Lag for two thirds)."""
 
 LATENT_CLAMP = 0.5
 """OSRL clamps the latents of actions that a VAE proposes to this, elementwise."""
@@ -48,6 +45,36 @@ class QLearningHyperparameters(BaselineHyperparameters):
     cost_bootstrap_through_done: bool = Field(
         True, description="the cost backup ignores the end of an episode, as in OSRL; false: it ends there"
     )
+
+
+class LagrangianHyperparameters(QLearningHyperparameters):
+    """What BCQ-Lag and BEAR-Lag share."""
+
+    target_mix: float = Field(0.75, ge=0, le=1, description="weight of the smaller critic in the targets (lambda)")
+    pid: tuple[float, float, float] = Field((0.1, 0.003, 0.001), description="the multiplier's gains: P, I, D")
+    cost_critic_reduction: Literal["min", "max"] = Field(
+        "min",
+        description="the cost that the actor is penalised with: the least of the critics, as in OSRL, or the most",
+    )
+
+
+Config = TypeVar("Config", bound=BaselineHyperparameters)
+
+
+class Baseline(Algorithm[Config]):
+    """An algorithm on transitions that trains for a cost limit."""
+
+    per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = {"metadrive": {"steps": 200_000}}
+
+    @classmethod
+    def depends_on_cost_limit(cls, config: Config) -> bool:
+        """Training holds the cost to the limit."""
+        return True
+
+    @classmethod
+    def columns(cls, config: Config) -> tuple[str, ...]:
+        """Transitions with rewards, costs and what ends an episode."""
+        return ("observations", "actions", "next_observations", "rewards", "costs", end_column(config))
 
 
 def latent_size(task: Task) -> int:

@@ -7,8 +7,8 @@ docs/algorithms/bcq-lag.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -16,55 +16,37 @@ from torch import Tensor, nn
 
 from algorithms.baseline import (
     LATENT_CLAMP,
-    METADRIVE_STEPS,
+    Baseline,
+    LagrangianHyperparameters,
     PIDMultiplier,
-    QLearningHyperparameters,
     critic_loss,
     discounted_limit,
-    end_column,
     latent_size,
     mixed_target,
     repeated,
     scaled,
 )
 from algorithms.networks import StackedMLP, StackedVAE, adam, minimise, polyak_update
-from harness.algorithm import Algorithm, Batch, Policy, Replica
+from harness.algorithm import Batch, Policy, Replica
 from harness.tasks import Task
 
 
-class BCQLagHyperparameters(QLearningHyperparameters):
+class BCQLagHyperparameters(LagrangianHyperparameters):
     """Defaults are OSRL's (``examples/configs/bcql_configs.py``)."""
 
     phi: float = Field(0.05, ge=0, le=1, description="the most by which the actor moves a VAE's action")
-    target_mix: float = Field(0.75, ge=0, le=1, description="weight of the smaller critic in the targets (lambda)")
-    pid: tuple[float, float, float] = Field((0.1, 0.003, 0.001), description="the multiplier's gains: P, I, D")
-    cost_critic_reduction: Literal["min", "max"] = Field(
-        "min",
-        description="the cost that the actor is penalised with: the least of the critics, as in OSRL, or the most",
-    )
 
 
-class BCQLag(Algorithm[BCQLagHyperparameters]):
+class BCQLag(Baseline[BCQLagHyperparameters]):
     """R BCQ-Lag agents side by side."""
 
     Hyperparameters = BCQLagHyperparameters
     summary = "batch-constrained Q-learning with a PID Lagrange multiplier"
-    per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = METADRIVE_STEPS
-
-    @classmethod
-    def depends_on_cost_limit(cls, config: BCQLagHyperparameters) -> bool:
-        """The multiplier holds the cost critics to the limit."""
-        return True
 
     @classmethod
     def policy_names(cls, config: BCQLagHyperparameters) -> tuple[str, ...]:
         """One policy."""
         return ("bcq-lag",)
-
-    @classmethod
-    def columns(cls, config: BCQLagHyperparameters) -> tuple[str, ...]:
-        """Transitions with rewards, costs and what ends an episode."""
-        return ("observations", "actions", "next_observations", "rewards", "costs", end_column(config))
 
     @classmethod
     def noise(cls, config: BCQLagHyperparameters, task: Task) -> dict[str, tuple[int, ...]]:

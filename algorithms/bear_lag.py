@@ -8,8 +8,8 @@ docs/algorithms/bear-lag.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from algorithms.baseline import (
     LATENT_CLAMP,
-    METADRIVE_STEPS,
+    Baseline,
+    LagrangianHyperparameters,
     MeanActionPolicy,
     PIDMultiplier,
-    QLearningHyperparameters,
     critic_loss,
     discounted_limit,
-    end_column,
     latent_size,
     mixed_target,
     repeated,
@@ -38,20 +37,14 @@ from algorithms.networks import (
     minimise,
     polyak_update,
 )
-from harness.algorithm import Algorithm, Batch, Policy, Replica
+from harness.algorithm import Batch, Policy, Replica
 from harness.tasks import Task
 
 
-class BEARLagHyperparameters(QLearningHyperparameters):
+class BEARLagHyperparameters(LagrangianHyperparameters):
     """Defaults are OSRL's (``examples/configs/bearl_configs.py``)."""
 
     steps: int = Field(300_000, ge=1, description="gradient steps of one training run")
-    target_mix: float = Field(0.75, ge=0, le=1, description="weight of the smaller critic in the targets (lambda)")
-    pid: tuple[float, float, float] = Field((0.1, 0.003, 0.001), description="the multiplier's gains: P, I, D")
-    cost_critic_reduction: Literal["min", "max"] = Field(
-        "min",
-        description="the cost that the actor is penalised with: the least of the critics, as in OSRL, or the most",
-    )
     kernel: Literal["gaussian", "laplacian"] = Field("gaussian", description="of the maximum mean discrepancy")
     mmd_sigma: float = Field(50.0, gt=0, description="width of the kernel")
     mmd_threshold: float = Field(0.05, description="what the maximum mean discrepancy is held to")
@@ -60,27 +53,16 @@ class BEARLagHyperparameters(QLearningHyperparameters):
     policy_start: int = Field(0, ge=0, description="steps before which the actor does not seek reward")
 
 
-class BEARLag(Algorithm[BEARLagHyperparameters]):
+class BEARLag(Baseline[BEARLagHyperparameters]):
     """R BEAR-Lag agents side by side."""
 
     Hyperparameters = BEARLagHyperparameters
     summary = "Q-learning held to the data's support (maximum mean discrepancy), with a PID Lagrange multiplier"
-    per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = METADRIVE_STEPS
-
-    @classmethod
-    def depends_on_cost_limit(cls, config: BEARLagHyperparameters) -> bool:
-        """The multiplier holds the cost critics to the limit."""
-        return True
 
     @classmethod
     def policy_names(cls, config: BEARLagHyperparameters) -> tuple[str, ...]:
         """One policy."""
         return ("bear-lag",)
-
-    @classmethod
-    def columns(cls, config: BEARLagHyperparameters) -> tuple[str, ...]:
-        """Transitions with rewards, costs and what ends an episode."""
-        return ("observations", "actions", "next_observations", "rewards", "costs", end_column(config))
 
     @classmethod
     def noise(cls, config: BEARLagHyperparameters, task: Task) -> dict[str, tuple[int, ...]]:

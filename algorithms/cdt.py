@@ -355,14 +355,14 @@ class CDTPolicy(Policy):
         """Actions (n, action_size)."""
         # The newest step's action is not known yet: zero, where causality hides it.
         no_action = observations.new_zeros(len(observations), self.action_size)
-        newest = [self.reward_to_go.to(observations), self.cost_to_go.to(observations), observations, no_action]
-        newest = [values.unsqueeze(1) for values in newest]
+        to_go = (self.reward_to_go.to(observations), self.cost_to_go.to(observations))
+        newest = [values.unsqueeze(1) for values in (*to_go, observations, no_action)]
         if self.context:
             newest = [torch.cat(pair, 1) for pair in zip(self.context, newest, strict=True)]
         self.context = [values[:, -self.config.sequence_length :] for values in newest]
         self.steps += 1
         first = max(0, self.steps - self.config.sequence_length)
-        time_steps = torch.arange(first, self.steps).expand(len(observations), -1)
+        time_steps = torch.arange(first, self.steps, device=observations.device).expand(len(observations), -1)
         actions = self.predict(time_steps).clamp(-1, 1)
         self.context[-1] = torch.cat([self.context[-1][:, :-1], actions.unsqueeze(1)], 1)
         return actions
@@ -376,8 +376,8 @@ class CDTPolicy(Policy):
 
     def observe(self, rewards: Tensor, costs: Tensor) -> None:
         """What the last actions brought is no longer to go."""
-        self.reward_to_go = self.reward_to_go - rewards * self.config.reward_scale
-        self.cost_to_go = self.cost_to_go - costs * self.config.cost_scale
+        self.reward_to_go = self.reward_to_go.to(rewards) - rewards * self.config.reward_scale
+        self.cost_to_go = self.cost_to_go.to(costs) - costs * self.config.cost_scale
 
 
 def shown_cost(costs_to_go: Tensor, config: CDTHyperparameters) -> Tensor:

@@ -8,8 +8,8 @@ the weighted data. Deviations are numbered in docs/algorithms/coptidice.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,16 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from algorithms.baseline import (
-    METADRIVE_STEPS,
+    Baseline,
     BaselineHyperparameters,
     MeanActionPolicy,
     cost_limits,
     discounted_limit,
-    end_column,
     scaled,
 )
 from algorithms.networks import SQUASHED_LOG_STD_RANGE, StackedGaussian, StackedMLP, adam, minimise
-from harness.algorithm import Algorithm, Batch, Policy, Replica, Selection
+from harness.algorithm import Batch, Policy, Replica, Selection
 from harness.data.dataset import Dataset
 from harness.tasks import Task
 
@@ -55,17 +54,11 @@ class COptiDICEHyperparameters(BaselineHyperparameters):
     )
 
 
-class COptiDICE(Algorithm[COptiDICEHyperparameters]):
+class COptiDICE(Baseline[COptiDICEHyperparameters]):
     """R COptiDICE agents side by side."""
 
     Hyperparameters = COptiDICEHyperparameters
     summary = "constrained offline RL by stationary distribution correction estimation"
-    per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = METADRIVE_STEPS
-
-    @classmethod
-    def depends_on_cost_limit(cls, config: COptiDICEHyperparameters) -> bool:
-        """Lambda holds the cost to the limit."""
-        return True
 
     @classmethod
     def policy_names(cls, config: COptiDICEHyperparameters) -> tuple[str, ...]:
@@ -74,8 +67,8 @@ class COptiDICE(Algorithm[COptiDICEHyperparameters]):
 
     @classmethod
     def columns(cls, config: COptiDICEHyperparameters) -> tuple[str, ...]:
-        """Transitions with rewards, costs, what begins and what ends an episode."""
-        return ("observations", "actions", "next_observations", "rewards", "costs", "initial", end_column(config))
+        """With what begins an episode."""
+        return (*super().columns(config), "initial")
 
     @classmethod
     def select(cls, dataset: Dataset, config: COptiDICEHyperparameters, replica: Replica) -> Selection:

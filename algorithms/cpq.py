@@ -7,20 +7,19 @@ Deviations are numbered in docs/algorithms/cpq.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from algorithms.baseline import (
-    METADRIVE_STEPS,
+    Baseline,
     MeanActionPolicy,
     QLearningHyperparameters,
     critic_loss,
     discounted_limit,
-    end_column,
     latent_size,
     scaled,
 )
@@ -34,7 +33,7 @@ from algorithms.networks import (
     minimise,
     polyak_update,
 )
-from harness.algorithm import Algorithm, Batch, Policy, Replica
+from harness.algorithm import Batch, Policy, Replica
 from harness.tasks import Task
 
 OOD_QUANTILE = 0.75
@@ -56,27 +55,16 @@ class CPQHyperparameters(QLearningHyperparameters):
     )
 
 
-class CPQ(Algorithm[CPQHyperparameters]):
+class CPQ(Baseline[CPQHyperparameters]):
     """R CPQ agents side by side."""
 
     Hyperparameters = CPQHyperparameters
     summary = "constraints penalized Q-learning"
-    per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = METADRIVE_STEPS
-
-    @classmethod
-    def depends_on_cost_limit(cls, config: CPQHyperparameters) -> bool:
-        """The limit decides which actions count as safe."""
-        return True
 
     @classmethod
     def policy_names(cls, config: CPQHyperparameters) -> tuple[str, ...]:
         """One policy."""
         return ("cpq",)
-
-    @classmethod
-    def columns(cls, config: CPQHyperparameters) -> tuple[str, ...]:
-        """Transitions with rewards, costs and what ends an episode."""
-        return ("observations", "actions", "next_observations", "rewards", "costs", end_column(config))
 
     @classmethod
     def noise(cls, config: CPQHyperparameters, task: Task) -> dict[str, tuple[int, ...]]:
