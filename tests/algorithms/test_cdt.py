@@ -175,6 +175,24 @@ def test_the_context_is_osrls_roll_out(limit: float) -> None:
             assert np.abs(ours[step][index] - world.actions[step]).max() < 1e-5, (index, step)
 
 
+def test_initial_weights_are_distributed_as_osrls() -> None:
+    """Standard deviations and extremes of every weight; OSRL draws its own from torch's global generator."""
+    config = CDTHyperparameters.model_validate({"num_layers": 2})
+    ours = CDT(config, TASK, [Replica(0), Replica(1)]).network
+    theirs: Any = registry.load("osrl-cdt")(config, TASK, [Replica(0)])
+    for replica in range(2):
+        for layer in (ours.embeddings[3], ours.blocks[0].attention_out, ours.blocks[1].mlp_in, ours.mean, ours.time):
+            assert abs(float(layer.weight[replica].detach().std()) / 0.02 - 1) < 0.1
+        projected, original = (
+            ours.blocks[1].attention_in.weight[replica],
+            theirs.model.blocks[1].attention.in_proj_weight,
+        )
+        assert abs(float(projected.std() / original.std()) - 1) < 0.02
+        assert abs(float(projected.abs().max() / original.abs().max()) - 1) < 0.01
+        assert ours.blocks[0].mlp_out.bias[replica].abs().max() == 0
+    assert not torch.equal(ours.mean.weight[0], ours.mean.weight[1])
+
+
 def test_a_limit_is_needed() -> None:
     with pytest.raises(ValueError, match="cost limit"):
         CDT(small(), TASK, [Replica(0)]).policies(0)["cdt"].reset([0], None)

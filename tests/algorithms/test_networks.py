@@ -9,7 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms.networks import StackedGaussian, StackedLinear, StackedMLP, per_replica_mean, polyak_update
+from algorithms.networks import (
+    StackedEmbedding,
+    StackedGaussian,
+    StackedLayerNorm,
+    StackedLinear,
+    StackedMLP,
+    adam,
+    clip_per_replica,
+    joint_norm,
+    minimise,
+    per_replica_mean,
+    polyak_update,
+    single,
+)
 
 SEEDS = (3, 14, 15)
 SIZES = (5, 16, 16, 2)
@@ -149,3 +162,80 @@ def test_per_replica_mean(shape: tuple[int, ...]) -> None:
         values = values.unsqueeze(1)
     expected = torch.stack([mine.mean() for mine in values])
     torch.testing.assert_close(per_replica_mean(values), expected)
+
+
+# What the baselines need
+
+
+def test_layer_norms_are_torchs() -> None:
+    norm = StackedLayerNorm(2, 5, torch.float64)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(2, 1, 5))
+        norm.bias.copy_(torch.randn(2, 1, 5))
+    x = torch.randn(2, 7, 5, dtype=torch.float64)
+    for replica in range(2):
+        plain = nn.LayerNorm(5, dtype=torch.float64)
+        plain.weight.data, plain.bias.data = norm.weight.data[replica, 0], norm.bias.data[replica, 0]
+        assert torch.allclose(norm(x)[replica], plain(x[replica]), atol=1e-12)
+
+
+def test_each_replica_looks_up_its_own_table() -> None:
+    table = StackedEmbedding(3, 4, 2)
+    with torch.no_grad():
+        table.weight.copy_(torch.arange(24.0).reshape(3, 4, 2))
+    indices = torch.tensor([[0, 3], [1, 1], [2, 0]])
+    expected = torch.stack([table.weight[replica][indices[replica]] for replica in range(3)])
+    assert torch.equal(table(indices), expected)
+
+
+def test_tanh_networks_come_apart_as_tanh_networks() -> None:
+    network = StackedMLP(generators()[:2], (3, 8, 2), activation=nn.Tanh)
+    x = torch.randn(2, 5, 3)
+    expected = network.layers[1](torch.tanh(network.layers[0](x)))
+    assert torch.equal(network(x), expected)
+    assert not torch.equal(network(x), StackedMLP(generators()[:2], (3, 8, 2))(x))
+    assert torch.allclose(network.unstacked(1)(x[1]), expected[1], atol=1e-6)
+
+
+def test_clipping_is_torchs_for_each_replica_and_a_nan_stays_where_it_is() -> None:
+    gradients = [torch.randn(3, 4, 5, dtype=torch.float64) * torch.tensor([0.01, 1.0, 5.0])[:, None, None]]
+    gradients.append(torch.randn(3, 1, 7, dtype=torch.float64))
+    expected = []
+    for replica in range(3):
+        parameters = [nn.Parameter(torch.zeros_like(gradient[replica])) for gradient in gradients]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient[replica].clone()
+        norm = nn.utils.clip_grad_norm_(parameters, 2.0)
+        assert torch.isclose(joint_norm(gradients)[replica], norm)
+        expected.append([parameter.grad for parameter in parameters])
+    sick = [gradient.clone() for gradient in gradients]
+    sick[0][0, 0, 0] = torch.nan
+    for tensors, replicas in ((gradients, range(3)), (sick, (1, 2))):
+        clip_per_replica(tensors, joint_norm(tensors), 2.0)
+        for replica in replicas:
+            for tensor, wanted in zip(tensors, expected[replica], strict=True):
+                assert torch.allclose(tensor[replica], wanted, atol=1e-12)
+    assert sick[0][0].isnan().all()
+
+
+def test_minimising_steps_the_optimisers_parameters_alone() -> None:
+    actor, critic = (StackedMLP(generators()[:2], (3, 4, 3)) for _ in range(2))
+    before = [parameter.clone() for parameter in critic.parameters()]
+    optimizer = adam([(0.1, actor.parameters())])
+    loss = critic(actor(torch.randn(2, 6, 3))).square().mean((1, 2))
+    first = actor.layers[0].weight.detach().clone()
+    minimise(optimizer, loss)
+    assert not torch.equal(actor.layers[0].weight, first)
+    assert all(torch.equal(one, other) for one, other in zip(critic.parameters(), before, strict=True))
+    assert all(parameter.grad is None for parameter in critic.parameters())
+
+
+def test_a_single_replica_is_a_copy() -> None:
+    network = StackedMLP(generators(), (3, 4, 2))
+    alone = single(network, 2)
+    x = torch.randn(3, 5, 3)
+    assert torch.allclose(alone(x[2:]), network(x)[2:], atol=1e-6)
+    with torch.no_grad():
+        network.layers[0].weight.zero_()
+    assert alone.layers[0].weight.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in alone.parameters())
