@@ -133,6 +133,11 @@ class PIDMultiplier:
         self.error.copy_(error)
         return torch.relu(proportional * torch.relu(error) + integral * self.integral + derivative * change)
 
+    def penalise(self, cost_values: Tensor) -> tuple[Tensor, Tensor]:
+        """The new multiplier, and the actor's mean penalty ``multiplier (cost - threshold)``: (R,) each."""
+        multiplier = self.control(cost_values.detach())
+        return multiplier, ((cost_values - self.threshold.unsqueeze(1)) * multiplier.unsqueeze(1)).mean(1)
+
     def state_dict(self) -> dict[str, Any]:
         """The last error and the integral."""
         return {"error": self.error, "integral": self.integral}
@@ -160,6 +165,12 @@ def mixed_target(values: Tensor, weight: float, samples: int) -> Tensor:
     mixed = weight * least.amin(1) + (1 - weight) * least.amax(1)
     best: Tensor = mixed.unflatten(1, (-1, samples)).amax(2)
     return best
+
+
+def reduced(values: Tensor, how: Literal["min", "max"]) -> Tensor:
+    """The least or the most that any of n critics says: (R, n, B) -> (R, B)."""
+    extreme: Tensor = values.amin(1) if how == "min" else values.amax(1)
+    return extreme
 
 
 def repeated(observations: Tensor, samples: int) -> Tensor:

@@ -23,6 +23,7 @@ from algorithms.baseline import (
     discounted_limit,
     latent_size,
     mixed_target,
+    reduced,
     repeated,
     scaled,
 )
@@ -84,8 +85,7 @@ class BCQLag(Baseline[BCQLagHyperparameters]):
         self.targets = nn.ModuleDict({"actor": actor(), "critics": critics(c.num_q), "cost_critics": critics(c.num_qc)})
         self.targets.to(device).requires_grad_(False)
         self.targets.load_state_dict(self.networks.state_dict())
-        self.threshold = discounted_limit(c, task, replicas).to(device, dtype)
-        self.multiplier = PIDMultiplier(c.pid, self.threshold)
+        self.multiplier = PIDMultiplier(c.pid, discounted_limit(c, task, replicas).to(device, dtype))
         net = self.networks
         self.vae_optimizer = adam([(c.vae_lr, self.vae.parameters())])
         self.critic_optimizer = adam([(c.critic_lr, [*net["critics"].parameters(), *net["cost_critics"].parameters()])])
@@ -122,10 +122,8 @@ class BCQLag(Baseline[BCQLagHyperparameters]):
 
         pairs = torch.cat([observations, self.actions(net["actor"], observations, noise["actor"])], -1)
         reward_value = net["critics"](pairs).squeeze(-1).amin(1)
-        cost_values = net["cost_critics"](pairs).squeeze(-1)
-        cost_value = cost_values.amin(1) if c.cost_critic_reduction == "min" else cost_values.amax(1)
-        multiplier = self.multiplier.control(cost_value)
-        penalty = ((cost_value - self.threshold.unsqueeze(1)) * multiplier.unsqueeze(1)).mean(1)
+        cost_value = reduced(net["cost_critics"](pairs).squeeze(-1), c.cost_critic_reduction)
+        multiplier, penalty = self.multiplier.penalise(cost_value)
         actor_loss = penalty - reward_value.mean(1)
         minimise(self.actor_optimizer, actor_loss)
         polyak_update(self.targets.parameters(), net.parameters(), c.polyak)

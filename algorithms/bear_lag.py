@@ -25,6 +25,7 @@ from algorithms.baseline import (
     discounted_limit,
     latent_size,
     mixed_target,
+    reduced,
     repeated,
     scaled,
 )
@@ -102,9 +103,10 @@ class BEARLag(Baseline[BEARLagHyperparameters]):
         self.targets = nn.ModuleDict({"actor": actor(), "critics": critics(c.num_q), "cost_critics": critics(c.num_qc)})
         self.targets.to(device).requires_grad_(False)
         self.targets.load_state_dict(self.networks.state_dict())
-        self.threshold = discounted_limit(c, task, replicas).to(device, dtype)
-        self.multiplier = PIDMultiplier(c.pid, self.threshold)
-        self.scalars = nn.ParameterDict({"log_alpha": torch.zeros_like(self.threshold)}).requires_grad_(False)
+        self.multiplier = PIDMultiplier(c.pid, discounted_limit(c, task, replicas).to(device, dtype))
+        self.scalars = nn.ParameterDict({"log_alpha": torch.zeros_like(self.multiplier.threshold)}).requires_grad_(
+            False
+        )
         self.scalars["updates"] = nn.Parameter(torch.zeros((), device=device), requires_grad=False)
         net = self.networks
         self.vae_optimizer = adam([(c.vae_lr, self.vae.parameters())])
@@ -148,10 +150,8 @@ class BEARLag(Baseline[BEARLagHyperparameters]):
         )
         pairs = torch.cat([observations, torch.tanh(own.unflatten(1, (-1, c.mmd_samples))[:, :, 0])], -1)
         reward_value = net["critics"](pairs).squeeze(-1).amin(1)
-        cost_values = net["cost_critics"](pairs).squeeze(-1)
-        cost_value = cost_values.amin(1) if c.cost_critic_reduction == "min" else cost_values.amax(1)
-        multiplier = self.multiplier.control(cost_value)
-        penalty = ((cost_value - self.threshold.unsqueeze(1)) * multiplier.unsqueeze(1)).mean(1)
+        cost_value = reduced(net["cost_critics"](pairs).squeeze(-1), c.cost_critic_reduction)
+        multiplier, penalty = self.multiplier.penalise(cost_value)
         excess = (mmd - c.mmd_threshold).mean(1)
         alpha = self.scalars["log_alpha"].exp()
         seeks_reward = (self.scalars["updates"] >= c.policy_start).to(excess.dtype)

@@ -173,17 +173,21 @@ class CDT(Algorithm[CDTHyperparameters]):
         costs, rewards = trajectories.cost_returns()[:count], trajectories.reward_returns()[:count]
         chosen, new_rewards, new_costs = np.arange(count), rewards, costs
         if config.augment_share > 0:
-            added, added_rewards, added_costs = augment(
-                costs,
-                rewards,
-                np.random.default_rng(replica.entropy("augmentation")),
-                share=config.augment_share,
-                degree=config.augment_degree,
-                max_reward=config.augment_max_reward,
-                min_reward=config.augment_min_reward,
-                max_reward_decrease=config.augment_max_decrease,
-                beta=config.augment_beta,
-            )
+            rng = np.random.default_rng(replica.entropy("augmentation"))
+            try:
+                added, added_rewards, added_costs = augment(
+                    costs,
+                    rewards,
+                    rng,
+                    share=config.augment_share,
+                    degree=config.augment_degree,
+                    max_reward=config.augment_max_reward,
+                    min_reward=config.augment_min_reward,
+                    max_reward_decrease=config.augment_max_decrease,
+                    beta=config.augment_beta,
+                )
+            except UserError as error:
+                raise UserError(f"{dataset.path.name}: {error}; set augment_share: 0") from error
             chosen = np.concatenate([chosen, added])
             new_rewards, new_costs = np.concatenate([rewards, added_rewards]), np.concatenate([costs, added_costs])
         weights = {

@@ -284,8 +284,9 @@ def check(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, str
         What was found wrong, or nothing, under what each check says.
 
     Raises:
-        UserError: there is no such algorithm, or the settings are refused.
+        UserError: there is no such algorithm, a package that it needs is missing, or the settings are refused.
     """
+    registry.require_packages(name)
     try:
         contract = Contract(name, settings)
     except ValidationError as error:

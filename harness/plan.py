@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -182,11 +181,10 @@ def require_inputs(file: SuiteFile, plan: Plan) -> None:
         UserError: says which is missing first, how many more, and how to get it.
     """
     for label in file.suite.algorithms:
-        name = file.suite.algorithms[label].algorithm or label
-        absent = [package for package in registry.load(name).requires if find_spec(package) is None]
-        if absent:
-            hint = f"{name} needs {' and '.join(absent)}, not installed here: make install"
-            raise file.error(hint, "algorithms", label)
+        try:
+            registry.require_packages(file.suite.algorithms[label].algorithm or label)
+        except UserError as error:
+            raise file.error(str(error), "algorithms", label) from error
     tasks = [find_task(name) for name in dict.fromkeys(planned.cell.task for planned in plan.cells)]
     missing = []
     for task in tasks:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from algorithms import BUILTINS
@@ -79,6 +80,17 @@ def load(name: str) -> type[Algorithm[Any]]:
     if plugin.problem:
         raise UserError(f"the algorithm {plugin.name!r} of {plugin.origin} cannot be used: {plugin.problem}")
     return _import(plugin)
+
+
+def require_packages(name: str) -> None:
+    """Refuse an algorithm whose packages are not all there; nothing is imported.
+
+    Raises:
+        UserError: names them.
+    """
+    absent = [package for package in load(name).requires if find_spec(package) is None]
+    if absent:
+        raise UserError(f"{name} needs {' and '.join(absent)}, not installed here: make install")
 
 
 @cache

@@ -56,7 +56,7 @@ def augment(
     if not len(kept):
         raise UserError(
             f"no part of the {len(costs)} trajectories' range of cost and reward holds {FEWEST_PER_BIN} of them, so "
-            "there is no frontier to augment from; set augment_share: 0"
+            "there is no frontier to augment from"
         )
     costs, rewards = costs[kept], rewards[kept]
     on_frontier = pareto_frontier(costs, rewards)

@@ -483,7 +483,11 @@ def test_an_algorithm_is_checked(plugins: Path) -> None:
     assert bad.exit_code == 1
     assert "BROKEN  update: nothing is handed to the host\n        update synchronises" in bad.stdout
     assert bad.stdout.count("BROKEN") == 1
-    for arguments, message in ((("--check",), "wants the NAME"), (("toi", "--check"), "Did you mean 'toy'?")):
+    for arguments, message in (
+        (("--check",), "wants the NAME"),
+        (("toi", "--check"), "Did you mean 'toy'?"),
+        (("toy-needy", "--check"), "toy-needy needs lspc_bench_no_such_package"),
+    ):
         wrong = call("algorithms", *arguments)
         assert wrong.exit_code == 2
         assert message in wrong.stderr

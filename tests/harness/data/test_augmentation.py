@@ -104,5 +104,5 @@ def test_one_cost_alone_is_no_reason_to_fail(constant: float) -> None:
 
 
 def test_too_little_data_is_refused() -> None:
-    with pytest.raises(UserError, match="augment_share: 0"):
+    with pytest.raises(UserError, match="no frontier to augment from"):
         augment(np.array([0.0, 50.0]), np.array([1.0, 2.0]), np.random.default_rng(0), **settings())
