@@ -23,6 +23,7 @@ from harness.algorithm import Selection
 from harness.data.dataset import Dataset, Source, load_dataset
 from harness.errors import UserError
 from harness.evaluation import Evaluator
+from harness.memory import keep_freed_memory
 from harness.plan import Cell, Job, make_jobs
 from harness.store import Status, Store
 from harness.tasks import Task
@@ -73,6 +74,8 @@ class LocalExecutor:
         self, store: Store, device: str, workers: int, progress: Progress, checkpoint_seconds: float = 60.0
     ) -> None:
         self.store, self.device, self.progress = store, device, progress
+        if device == "cpu":
+            keep_freed_memory()
         self.evaluator = Evaluator(workers)
         self.checkpoint_seconds = checkpoint_seconds
         self.ended: dict[str, Status] = {}
