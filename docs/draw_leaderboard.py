@@ -23,16 +23,19 @@ def draw(board: Leaderboard, path: Path) -> None:
         panel.axvspan(-10, 1, color="#e8f3e8", zorder=0)
         panel.axvline(1, color="#5a8f5a", linewidth=1)
         for _, row, score in rows:
-            panel.scatter(score.cost, score.reward, s=70, color=colours[row], zorder=2)
-            panel.annotate(row, (score.cost, score.reward), xytext=(6, 5), textcoords="offset points", fontsize=9)
+            panel.scatter(score.cost, score.reward, s=70, color=colours[row], label=row, zorder=2)
         widest = max(1.2, *(score.cost for _, _, score in rows))
         panel.set(title=find_task(task).name, xlabel="normalised cost (safe: at most 1)", ylabel="normalised reward")
-        panel.set_xlim(-0.12 * widest, 1.25 * widest)
+        panel.set_xlim(-0.12 * widest, 1.12 * widest)
         panel.margins(y=0.2)
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"Suite {board.suite}, {SOURCES[board.source]}", fontsize=10)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    handles = {dot.get_label(): dot for panel in panels[0] for dot in panel.get_legend_handles_labels()[0]}
+    ordered = [row for _, row, _ in board.overall if row in handles]
+    named = [handles[row] for row in ordered]
+    figure.legend(named, ordered, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":
