@@ -186,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("algorithms", nargs="*", default=[], help=f"of {', '.join(BASELINES)}; default: all")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 3, 9])
-    parser.add_argument("--most-replicas-of-cdt", type=int, default=None, help="its activations take 3 GB a replica")
+    parser.add_argument("--most-replicas-of-cdt", type=int, default=None, help="its activations take 3.5 GB a replica")
     parser.add_argument("--batch-size", type=int, default=None, help="default: as published")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a turn")
     parser.add_argument("--rounds", type=int, default=3)
