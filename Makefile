@@ -7,9 +7,11 @@ BIN := $(VENV)/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(VENV) --constraint constraints.txt --editable .
 
-.PHONY: install demo test lint clean
+.PHONY: install metadrive demo test lint clean
 
 install: $(VENV)/.installed  ## Make .venv with everything that running needs
+
+metadrive: $(VENV)/.metadrive  ## Add MetaDrive, the simulator of the nine driving tasks
 
 demo: install  ## Run the built-in suite "demo" and print its leaderboard
 	$(BIN)/lspc-bench run demo --results results/runs/demo
@@ -35,9 +37,13 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) --group simulators
 	@touch $@
 
-$(VENV)/.tested: $(VENV)/.made pyproject.toml constraints.txt
-	$(INSTALL) --group simulators --group dev
+$(VENV)/.metadrive: $(VENV)/.made pyproject.toml constraints.txt
+	$(INSTALL) --group simulators --group metadrive
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.tested: $(VENV)/.made pyproject.toml constraints.txt
+	$(INSTALL) --group simulators --group metadrive --group dev
+	@touch $@ $(VENV)/.installed $(VENV)/.metadrive
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from harness import simulators
 from harness.algorithm import Policy
 from harness.tasks import Task
 
@@ -50,7 +51,7 @@ def episode_seeds(task: Task, seed: int, count: int) -> list[int]:
 
 
 def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float | None) -> list[Episode]:
-    """Run one episode for every seed, in lockstep.
+    """Run one episode for every seed: in lockstep, or one after the other where a process holds one environment only.
 
     Args:
         task: where.
@@ -61,7 +62,17 @@ def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float
     Raises:
         RuntimeError: the policy's actions have a wrong shape or are not finite, or the simulator's rewards or costs.
     """
-    environments = _environments(task, len(seeds))
+    together = 1 if simulators.lives_alone(task) else len(seeds)
+    environments = _environments(task, together)
+    episodes: list[Episode] = []
+    for start in range(0, len(seeds), together):
+        episodes += _lockstep(task, environments, policy, seeds[start : start + together], cost_limit)
+    return episodes
+
+
+def _lockstep(
+    task: Task, environments: Sequence[Environment], policy: Policy, seeds: Sequence[int], cost_limit: float | None
+) -> list[Episode]:
     observations = np.stack([environment.reset(seed) for environment, seed in zip(environments, seeds, strict=True)])
     count = len(seeds)
     returns, costs, lengths = np.zeros(count), np.zeros(count), np.zeros(count, dtype=int)
@@ -99,8 +110,6 @@ _OPEN: dict[str, list[Environment]] = {}
 
 def _environments(task: Task, count: int) -> list[Environment]:
     """Environments of this process, made once; only one task's are kept open."""
-    from harness import simulators
-
     for other in [key for key in _OPEN if key != task.id]:
         for environment in _OPEN.pop(other):
             environment.close()

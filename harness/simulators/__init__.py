@@ -5,6 +5,7 @@ Simulators are imported where an environment is made, so that training on arrays
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -18,7 +19,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Environment(Protocol):
-    """One task's environment. Several may live in one process and be stepped in turn."""
+    """One task's environment. Several may live in one process and be stepped in turn, unless it lives alone."""
 
     observation_size: int
     action_size: int
@@ -46,33 +47,35 @@ def make(task: Task) -> Environment:
     """The environment of a task, as DSRL has it, with DSRL's episode length.
 
     Raises:
-        UserError: the task's simulator is not installed or not supported.
+        UserError: the task's simulator is not installed.
     """
     require_simulator(task)
-    if task.family == "bullet":
-        from harness.simulators.bullet import BulletEnvironment
+    module, name = {
+        "bullet": ("bullet", "BulletEnvironment"),
+        "navigation": ("safety_gymnasium", "SafetyGymnasiumEnvironment"),
+        "velocity": ("safety_gymnasium", "SafetyGymnasiumEnvironment"),
+        "metadrive": ("metadrive", "MetaDriveEnvironment"),
+    }[task.family]
+    environment: Environment = getattr(import_module(f"harness.simulators.{module}"), name)(task)
+    return environment
 
-        return BulletEnvironment(task)
-    from harness.simulators.safety_gymnasium import SafetyGymnasiumEnvironment
 
-    return SafetyGymnasiumEnvironment(task)
+def lives_alone(task: Task) -> bool:
+    """Whether a process may hold only one environment of the task's simulator."""
+    return task.family == "metadrive"
 
 
 def require_simulator(task: Task) -> None:
     """Refuse a task whose simulator is not there; nothing is imported.
 
     Raises:
-        UserError: it is not installed, with the command that installs it, or not supported.
+        UserError: it is not installed; with the command that installs it.
     """
-    if task.family == "metadrive":
-        raise UserError(
-            f"{task.name}: roll-outs in MetaDrive are not supported yet; leave its tasks out, for example with "
-            "--set 'tasks=[bullet, navigation, velocity]'"
-        )
     package, install = {
         "bullet": ("bullet_safety_gym", "pip install bullet-safety-gym==1.4.0"),
         "navigation": ("safety_gymnasium", "make install"),
         "velocity": ("safety_gymnasium", "make install"),
+        "metadrive": ("metadrive", "make metadrive"),
     }[task.family]
     if find_spec(package) is None:
         raise UserError(f"{task.name} needs the simulator {package}, which is not installed: {install}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.simulators import FloatArray
+from harness.simulators.seeding import seeded
 from harness.tasks import Task
 
 
@@ -84,16 +84,3 @@ def real_streams() -> Iterator[None]:
     """
     with redirect_stdout(sys.__stdout__), redirect_stderr(sys.__stderr__):
         yield
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of numpy and ``random`` inside the block, and leave them as they were."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    np.random.seed(seed)
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)

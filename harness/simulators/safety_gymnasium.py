@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.simulators import FloatArray
+from harness.simulators.navigation import speed_up
 from harness.tasks import Task
 
 
@@ -18,6 +19,7 @@ class SafetyGymnasiumEnvironment:
         make_importable()
         import safety_gymnasium
 
+        speed_up()
         # DSRL's ids carry "Gymnasium" where they hide the cost in info; the native ids return it by itself.
         native_id = task.id.replace("Offline", "Safety").replace("Gymnasium", "")
         self._env = safety_gymnasium.make(native_id, max_episode_steps=task.max_episode_steps, disable_env_checker=True)

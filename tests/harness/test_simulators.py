@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -183,10 +185,184 @@ def test_safety_gymnasium_is_truncated_at_dsrls_length(name: str) -> None:
     environment.close()
 
 
+# All of them
+
+ALL = list(all_tasks().values())
+
+
+@pytest.mark.parametrize("task", ALL, ids=lambda task: task.name)
+def test_every_task_is_made_reset_and_stepped(task: Task) -> None:
+    need(task)
+    environment = simulators.make(task)
+    assert (environment.observation_size, environment.action_size) == (task.observation_size, task.action_size)
+    records = list(roll_out(environment, seed=3, steps=20))
+    assert len(records) > 3
+    for _, reward, cost, terminated, truncated in records[1:]:
+        assert np.isfinite([reward, cost]).all()
+        assert cost >= 0
+        assert isinstance(terminated, bool)
+        assert isinstance(truncated, bool)
+    environment.close()
+
+
+def need(task: Task) -> None:
+    """Skip where the task's simulator is not installed."""
+    try:
+        simulators.require_simulator(task)
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_simulators_may_follow_one_another_in_a_process() -> None:
+    """In another order, and again after others, an episode is the same."""
+    names = ["easydense", "BallRun", "PointGoal1", "mediumsparse", "CarCircle", "SwimmerVelocity"]
+    for name in names:
+        need(find_task(name))
+
+    def episode(name: str) -> list[tuple[Any, ...]]:
+        environment = simulators.make(find_task(name))
+        try:
+            return list(roll_out(environment, seed=9, steps=60))
+        finally:
+            environment.close()
+
+    first = {name: episode(name) for name in names}
+    for name in reversed(names):
+        assert episode(name) == first[name], name
+
+
+# MetaDrive
+
+
+def drive(environment: Environment, seed: int, steps: int = 120) -> list[tuple[Any, ...]]:
+    """An episode at full throttle, a little to and fro: it meets traffic."""
+    records = [(environment.reset(seed).tobytes(),)]
+    steering = np.random.default_rng(seed).normal(0, 0.02, steps)
+    for angle in steering:
+        observation, *rest = environment.step(np.array([angle, 0.6], np.float32))
+        records.append((observation.tobytes(), *rest))  # type: ignore[arg-type]
+        if rest[2] or rest[3]:
+            break
+    return records
+
+
+def test_metadrive_depends_on_the_seed_alone() -> None:
+    task = find_task("easydense")
+    need(task)
+    environment = simulators.make(task)
+    np.random.seed(4)
+    drawn = np.random.random()
+    np.random.seed(4)
+    first, other = drive(environment, 7), drive(environment, 8)
+    assert np.random.random() == drawn  # global generators stay as they were
+    assert first[0] == other[0]  # the car's own start is the scenario's; traffic comes into sight later
+    assert first != other
+    assert drive(environment, 7) == first
+    environment.close()
+    environment.close()
+    again = simulators.make(task)
+    assert drive(again, 7) == first
+    with pytest.raises(RuntimeError, match="one environment in a process"):
+        simulators.make(task)
+    again.close()
+
+
+@pytest.mark.parametrize("name", ["easydense", "mediummean", "hardsparse"])
+def test_metadrive_equals_dsrls_class(name: str, dsrl: ModuleType) -> None:
+    """With the traffic's generator seeded, which DSRL leaves to the operating system."""
+    task = find_task(name)
+    need(task)
+    import gymnasium
+
+    from harness.simulators import metadrive
+
+    environment = simulators.make(task)
+    mine = drive(environment, 5)
+    environment.close()
+    assert len(mine) > 20
+    modules = {
+        "gym": gymnasium,
+        "gym.envs": gymnasium.envs,
+        "gym.envs.registration": gymnasium.envs.registration,
+    }
+    with metadrive._standing_in(modules):
+        from dsrl.offline_metadrive import gym_envs
+
+    road = name.removesuffix("dense").removesuffix("mean").removesuffix("sparse")
+    reference = getattr(gym_envs, f"{road.title()}{name.removeprefix(road).title()}Env")()
+    reference.lazy_init()
+    reference.engine.traffic_manager.np_random = np.random.RandomState(5)
+    start = metadrive.ROADS[road][0]
+    observation, _ = reference.reset(seed=start)
+    assert np.float32(observation).tobytes() == mine[0][0]
+    steering = np.random.default_rng(5).normal(0, 0.02, 120)
+    for angle, record in zip(steering, mine[1:], strict=False):
+        observation, reward, terminated, truncated, info = reference.step(np.array([angle, 0.6], np.float32))
+        assert (np.float32(observation).tobytes(), reward, info["cost"], terminated, truncated) == record
+    reference.close()
+
+
+# Navigation, sooner
+
+WITHOUT = """
+import sys
+from harness.simulators import safety_gymnasium
+safety_gymnasium.speed_up = lambda: None
+"""
+EPISODES = """
+import hashlib
+import numpy as np
+from harness import simulators
+from harness.tasks import all_tasks
+
+for task in all_tasks().values():
+    if task.family == "navigation":
+        environment = simulators.make(task)
+        digest = hashlib.sha256(environment.reset(1).tobytes())
+        generator, total = np.random.default_rng(1), 0.0
+        for _ in range(400):
+            action = np.clip(generator.uniform(-0.5, 1.5, environment.action_size), -1, 1)
+            observation, *rest = environment.step(action.astype(np.float32))
+            digest.update(observation.tobytes() + repr(rest).encode())
+            total += rest[1]
+        print(task.name, total > 0, digest.hexdigest())
+        environment.close()
+"""
+
+
+def test_navigation_is_the_same_bit_for_bit_without_the_speed_up() -> None:
+    pytest.importorskip("safety_gymnasium")
+    plain, fast = (
+        subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
+        for text in (WITHOUT + EPISODES, EPISODES)
+    )
+    assert fast == plain
+    lines = plain.splitlines()
+    assert len(lines) == 16
+    assert sum("True" in line for line in lines) > 8, plain  # most meet what costs
+
+
+def test_worlds_have_their_sky_only_for_pictures() -> None:
+    pytest.importorskip("safety_gymnasium")
+    from harness.simulators.navigation import sky
+
+    environment: Any = simulators.make(find_task("PointCircle1"))
+
+    def textures() -> int:
+        environment.reset(0)
+        return int(environment._env.unwrapped.task.model.ntex)
+
+    without = textures()
+    with sky():
+        assert textures() == without + 1
+    assert textures() == without
+    environment.close()
+
+
 def test_what_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="MetaDrive"):
-        simulators.make(find_task("OfflineMetadrive-easysparse-v0"))
     monkeypatch.setattr(simulators, "find_spec", lambda package: None)
+    with pytest.raises(UserError, match=r"metadrive.*make metadrive"):
+        simulators.make(find_task("OfflineMetadrive-easysparse-v0"))
     with pytest.raises(UserError, match=r"bullet_safety_gym.*pip install"):
         simulators.make(find_task("BallRun"))
     with pytest.raises(UserError, match=r"safety_gymnasium.*make install"):
