@@ -1,0 +1,90 @@
+"""The manifest beside a data file: what the file was when it came, so that any change to it is noticed."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.files import file_sha256, write_json
+from harness.tasks import Task
+
+SHA256 = re.compile("[0-9a-f]{64}")
+
+Manifest = dict[str, Any]
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest of a data file lies: beside it."""
+    return path.with_name(f"{path.name}.json")
+
+
+def record(path: Path, task: Task, url: str | None, sha256: str | None = None) -> Manifest:
+    """Write down what a data file is now.
+
+    Args:
+        path: the file.
+        task: whose data it is.
+        url: where it came from, ``None`` if that is not known.
+        sha256: of the file, where the caller has it already.
+
+    Returns:
+        What was written: file, task, size (bytes), sha256, url, recorded (UTC).
+    """
+    manifest = {
+        "file": path.name,
+        "task": task.id,
+        "size": path.stat().st_size,
+        "sha256": sha256 or file_sha256(path),
+        "url": url,
+        "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(manifest_path(path), manifest)
+    return manifest
+
+
+def read(path: Path) -> Manifest | None:
+    """The manifest of a data file, ``None`` if it has none. Its ``sha256`` is there, other keys may be missing.
+
+    Raises:
+        ValueError: it cannot be read; the message is a sentence's part, ``its manifest ...``.
+    """
+    place = manifest_path(path)
+    try:
+        manifest = json.loads(place.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"its manifest {place} cannot be read ({error})") from error
+    if not isinstance(manifest, dict) or not SHA256.fullmatch(str(manifest.get("sha256"))):
+        raise ValueError(f"its manifest {place} holds no SHA-256")
+    return manifest
+
+
+def verify(path: Path, sha256: str | None = None) -> str | None:
+    """Compare a data file with its manifest.
+
+    Args:
+        path: the file.
+        sha256: of the file, where the caller has it already.
+
+    Returns:
+        What is wrong, the manifest's own faults included; ``None`` if nothing is, or there is no manifest to go by.
+    """
+    try:
+        manifest = read(path)
+        if manifest is None:
+            return None
+        size = path.stat().st_size
+        if size != manifest.get("size", size):
+            return f"it has {size} bytes, its manifest {manifest_path(path).name} says {manifest['size']}"
+        found = sha256 or file_sha256(path)
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    if found != manifest["sha256"]:
+        return f"its SHA-256 is {found}, its manifest {manifest_path(path).name} says {manifest['sha256']}"
+    return None
