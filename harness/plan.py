@@ -5,26 +5,57 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness import registry
 from harness.algorithm import Hyperparameters, Replica
-from harness.data.dataset import Source, require_file
+from harness.data.dataset import Dataset, Source, load_dataset, require_file, sizes
+from harness.data.filters import Filters, apply
 from harness.errors import UserError, nearest
+from harness.files import file_sha256
 from harness.simulators import require_simulator
 from harness.suite import Evaluation, SuiteFile
-from harness.tasks import Task, find_task, matches, select_tasks
+from harness.tasks import FAMILIES, Task, all_tasks, find_task, matches, select_tasks
 
 if TYPE_CHECKING:
     from harness.algorithm import Algorithm
 
 # Raised when what a cell's results contain changes, so that older ones are not reused.
-SCHEMA = 2
+SCHEMA = 3
+
+
+class CellData(BaseModel):
+    """The data that a cell is trained on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Source = "dsrl"
+    file: str | None = None
+    """Where a file of the user's lies; no part of the cell's hash, as what it holds is."""
+    sha256: str | None = None
+    """What a file of the user's holds."""
+    filters: Filters = Filters()
+
+    def describe(self) -> str:
+        """For people: ``DSRL``, or ``own file my.hdf5, filtered: noise 0.1, seed 1234``."""
+        names = {"dsrl": "DSRL", "demo": "demo data"}
+        name = f"own file {Path(self.file).name}" if self.file else names[self.source]
+        return f"{name}, filtered: {self.filters.describe()}" if self.filters.active else name
+
+    def load(self, task: Task) -> Dataset:
+        """Read, check and filter it.
+
+        Raises:
+            UserError: something is wrong with the file, or a filter finds nothing to act on.
+        """
+        return apply(self.filters, load_dataset(task, self.source, Path(self.file) if self.file else None))
 
 
 class Cell(BaseModel):
@@ -34,6 +65,8 @@ class Cell(BaseModel):
 
     schema_version: int = SCHEMA
     task: str
+    own_task: Task | None = None
+    """The task itself, where it is none of DSRL's."""
     algorithm: str
     algorithm_version: int
     hyperparameters: dict[str, Any]
@@ -45,7 +78,7 @@ class Cell(BaseModel):
     told_limit: bool = False
     """Whether the policies act on the limit, so that each limit needs roll-outs of its own."""
     evaluation: Evaluation
-    source: Source
+    data: CellData
 
     @cached_property
     def hash(self) -> str:
@@ -53,12 +86,20 @@ class Cell(BaseModel):
 
         Limits by which results are only judged, when they are read, are no part of it: others need no new run.
         """
-        return _digest(self.model_dump(mode="json", exclude=None if self.told_limit else {"evaluation_limits"}))
+        return self._digest(*(() if self.told_limit else ("evaluation_limits",)))
 
     @cached_property
     def group(self) -> str:
         """Equal for cells that may train side by side: all but seed and limits is the same."""
-        return _digest(self.model_dump(mode="json", exclude={"seed", "cost_limit", "evaluation_limits"}))
+        return self._digest("seed", "cost_limit", "evaluation_limits")
+
+    def _digest(self, *excluded: str) -> str:
+        return _digest(self.model_dump(mode="json", exclude={"data": {"file"}, **dict.fromkeys(excluded, True)}))
+
+    @property
+    def definition(self) -> Task:
+        """The task."""
+        return self.own_task or find_task(self.task)
 
     @property
     def config(self) -> Hyperparameters:
@@ -77,7 +118,7 @@ class Cell(BaseModel):
     def describe(self, name: str = "") -> str:
         """For people: ``BallRun bc seed 0 limit 10``, or with another name in the algorithm's place."""
         limit = "" if self.cost_limit is None else f" limit {self.cost_limit:g}"
-        return f"{find_task(self.task).name} {name or self.algorithm} seed {self.seed}{limit}"
+        return f"{self.definition.name} {name or self.algorithm} seed {self.seed}{limit}"
 
 
 class PlannedCell(BaseModel):
@@ -99,8 +140,17 @@ class Plan(BaseModel):
 
     suite: str
     description: str
-    source: Source
     cells: list[PlannedCell]
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks by id, in order."""
+        return {planned.cell.task: planned.cell.definition for planned in self.cells}
+
+    @cached_property
+    def data(self) -> dict[str, CellData]:
+        """What each task's cells are trained on."""
+        return {planned.cell.task: planned.cell.data for planned in self.cells}
 
 
 class Job(BaseModel):
@@ -118,7 +168,7 @@ class Job(BaseModel):
     @property
     def task(self) -> Task:
         """The task of every cell."""
-        return find_task(self.cells[0].task)
+        return self.cells[0].definition
 
     @property
     def algorithm(self) -> str:
@@ -139,13 +189,8 @@ def make_plan(file: SuiteFile) -> Plan:
         UserError: a task, algorithm or hyperparameter is unknown or wrong.
     """
     suite = file.suite
-    tasks: list[Task] = []
-    for index, pattern in enumerate(suite.tasks):
-        try:
-            tasks += [task for task in select_tasks([pattern]) if task not in tasks]
-        except UserError as error:
-            raise file.error(str(error), "tasks", index) from error
-    tasks = select_tasks(task.id for task in tasks)
+    tasks = _tasks(file)
+    data = {task.id: _data(file, task) for task in tasks}
     planned: list[tuple[Cell, str, tuple[str, ...]]] = []
     for task in tasks:
         for label, entry in suite.algorithms.items():
@@ -158,6 +203,7 @@ def make_plan(file: SuiteFile) -> Plan:
                 for limit, seed in itertools.product(limits if depends else (None,), suite.seeds):
                     cell = Cell(
                         task=task.id,
+                        own_task=task if task.family == "own" else None,
                         algorithm=entry.algorithm or label,
                         algorithm_version=algorithm.version,
                         hyperparameters=config.model_dump(mode="json"),
@@ -166,12 +212,84 @@ def make_plan(file: SuiteFile) -> Plan:
                         evaluation_limits=limits if limit is None else (limit,),
                         told_limit=algorithm.acts_on_cost_limit(config),
                         evaluation=suite.evaluation,
-                        source=suite.data.source,
+                        data=data[task.id],
                     )
                     planned.append((cell, name, algorithm.policy_names(config)))
-    return Plan(
-        suite=suite.name, description=suite.description, source=suite.data.source, cells=_with_rows(file, planned)
+    return Plan(suite=suite.name, description=suite.description, cells=_with_rows(file, planned))
+
+
+def _tasks(file: SuiteFile) -> list[Task]:
+    """The suite's tasks, its own behind DSRL's.
+
+    Raises:
+        UserError: a pattern names none, or an own task is wrong.
+    """
+    own = [_own_task(file, name) for name in file.suite.own_tasks]
+    for key in file.suite.data.files:
+        try:
+            select_tasks([key], own)
+        except UserError as error:
+            raise file.error(str(error), "data", "files", key) from error
+    chosen: set[str] = set()
+    for index, pattern in enumerate(file.suite.tasks):
+        try:
+            chosen |= {task.id for task in select_tasks([pattern], own)}
+        except UserError as error:
+            raise file.error(str(error), "tasks", index) from error
+    return select_tasks(chosen, own)
+
+
+def _own_task(file: SuiteFile, name: str) -> Task:
+    given = file.suite.own_tasks[name]
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in ("all", "own", *FAMILIES):
+        raise file.error(f"{name!r} cannot be a task's name: letters, digits, '_', '.', '-'", "own_tasks", name)
+    if any(name in (task.id, task.name) for task in all_tasks().values()):
+        raise file.error(f"{name!r} is a task of DSRL: call yours something else", "own_tasks", name)
+    if name not in file.suite.data.files:
+        raise file.error(f"which file holds the dataset of {name}? Say so under data.files", "own_tasks", name)
+    path = _own_file(file, name)
+    try:
+        observation_size, action_size = sizes(path)
+    except UserError as error:
+        raise file.error(str(error), "data", "files", name) from error
+    return Task(
+        id=name,
+        name=name,
+        family="own",
+        max_episode_steps=given.episode_length,
+        observation_size=observation_size,
+        action_size=action_size,
+        cost_limits=tuple(given.cost_limits),
+        min_episode_reward=given.reference_returns[0],
+        max_episode_reward=given.reference_returns[1],
+        min_episode_cost=0.0,
+        max_episode_cost=max(given.cost_limits),
+        dataset_file=path.name,
+        environment=given.environment,
     )
+
+
+def _own_file(file: SuiteFile, key: str) -> Path:
+    """The path of an own file; a relative one starts at the suite's folder."""
+    return (file.path.parent / Path(file.suite.data.files[key]).expanduser()).absolute()
+
+
+def _data(file: SuiteFile, task: Task) -> CellData:
+    data = file.suite.data
+    try:
+        data.filters.grid(task)
+    except UserError as error:
+        raise file.error(str(error), "data", "density") from error
+    key = next((key for key in data.files if key in (task.id, task.name)), None)
+    if key is not None:
+        path = _own_file(file, key)
+        try:
+            sha256 = file_sha256(path)
+        except OSError as error:
+            message = f"cannot read the dataset of {task.name}, {str(path)!r}: {error.strerror}"
+            raise file.error(message, "data", "files", key) from error
+        return CellData(source="own", file=str(path), sha256=sha256, filters=data.filters)
+    return CellData(source=data.source, filters=data.filters)
 
 
 def require_inputs(file: SuiteFile, plan: Plan) -> None:
@@ -185,16 +303,19 @@ def require_inputs(file: SuiteFile, plan: Plan) -> None:
             registry.require_packages(file.suite.algorithms[label].algorithm or label)
         except UserError as error:
             raise file.error(str(error), "algorithms", label) from error
-    tasks = [find_task(name) for name in dict.fromkeys(planned.cell.task for planned in plan.cells)]
     missing = []
-    for task in tasks:
+    for task in plan.tasks.values():
+        source = plan.data[task.id].source
         try:
-            require_file(task, plan.source)
+            if source != "own":
+                require_file(task, source)
             require_simulator(task)
         except UserError as error:
             missing.append(str(error))
     if missing:
-        more = f" ({len(missing) - 1} more of the suite's {len(tasks)} tasks cannot run)" if len(missing) > 1 else ""
+        more = (
+            f" ({len(missing) - 1} more of the suite's {len(plan.tasks)} tasks cannot run)" if len(missing) > 1 else ""
+        )
         raise file.error(missing[0] + more, "tasks")
 
 

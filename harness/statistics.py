@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from harness.plan import Plan
 from harness.store import Store
-from harness.tasks import find_task, normalize_cost
+from harness.tasks import normalize_cost
 
 BOOTSTRAP_SAMPLES = 2000
 CONFIDENCE = 0.95
@@ -81,7 +81,7 @@ def final_episodes(store: Store, plan: Plan) -> pd.DataFrame:
         cell = planned.cell
         if store.status(cell).state != "done":
             continue
-        task, episodes = find_task(cell.task), store.episodes(cell)
+        task, episodes = cell.definition, store.episodes(cell)
         episodes = episodes[episodes["step"] == cell.hyperparameters["steps"]]
         for limit in cell.evaluation_limits:
             judged = episodes[episodes["cost_limit"].isna() | (episodes["cost_limit"] == limit)]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from harness.data.dataset import Source
+from harness.data.filters import Filters
 from harness.errors import UserError, nearest
 
 Place = tuple[str, ...]
@@ -32,6 +32,17 @@ class _Model(BaseModel):
         if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
             raise PydanticCustomError("flag", "must not be true or false")
         return value
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("names a value twice")
+    if min(values) < 0:
+        raise ValueError("must not be negative")
+    return values
+
+
+Limits = Annotated[list[float], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class AlgorithmEntry(_Model):
@@ -53,10 +64,34 @@ class Evaluation(_Model):
     final: int = Field(20, ge=1, description="episodes for the last checkpoint, the headline number")
 
 
-class Data(_Model):
+class Data(_Model, Filters):
     """Which data is trained on."""
 
-    source: Source = Field("dsrl", description="dsrl, or demo: the small scripted data that ships with this project")
+    source: Literal["dsrl", "demo"] = Field(
+        "dsrl", description="dsrl, or demo: small scripted data, shipped or made by 'lspc-bench data collect'"
+    )
+    files: dict[str, str] = Field({}, description="own files by task; a relative path starts at the suite's folder")
+
+    @property
+    def filters(self) -> Filters:
+        """What is changed in the data."""
+        return Filters(**{name: getattr(self, name) for name in Filters.model_fields})
+
+
+class OwnTask(_Model):
+    """An environment that is not DSRL's. ``data.files`` names its dataset, which says its sizes."""
+
+    environment: str = Field(min_length=1, description="what gymnasium makes it by: ID, or MODULE:ID to import first")
+    episode_length: int = Field(ge=1, description="steps after which an episode is truncated")
+    cost_limits: Limits = Field(description="the limits that a suite without its own evaluates at")
+    reference_returns: tuple[float, float] = Field(description="the returns that are normalised to 0 and 1")
+
+    @field_validator("reference_returns")
+    @classmethod
+    def _upwards(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] >= value[1]:
+            raise ValueError("wants the lower return first")
+        return value
 
 
 class Suite(_Model):
@@ -66,11 +101,14 @@ class Suite(_Model):
     description: str = Field("", description="what it is for")
     tasks: list[str] = Field(min_length=1, description="ids, names, families, globs, or all")
     algorithms: dict[str, AlgorithmEntry] = Field(min_length=1, description="by label")
-    seeds: list[int] = Field([0, 1, 2], min_length=1, description="the seeds, or how many: n means 0 to n - 1")
-    cost_limits: list[float] | None = Field(None, min_length=1, description="null: each task's own three")
+    seeds: Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        [0, 1, 2], description="the seeds, or how many: n means 0 to n - 1"
+    )
+    cost_limits: Limits | None = Field(None, description="null: each task's own three")
     steps: int | None = Field(None, ge=1, description="gradient steps; null: each algorithm's own")
     evaluation: Evaluation = Evaluation()
     data: Data = Data()
+    own_tasks: dict[str, OwnTask] = Field({}, description="tasks beside DSRL's, by name")
 
     @field_validator("algorithms", mode="before")
     @classmethod
@@ -92,15 +130,6 @@ class Suite(_Model):
         if not 1 <= value <= MOST_SEEDS:
             raise ValueError(f"{value} is no number of seeds from 1 to {MOST_SEEDS}; for certain seeds write a list")
         return list(range(value))
-
-    @field_validator("seeds", "cost_limits")
-    @classmethod
-    def _distinct(cls, value: list[Any] | None) -> list[Any] | None:
-        if value is not None and len(set(value)) < len(value):
-            raise ValueError("names a value twice")
-        if value is not None and min(value) < 0:
-            raise ValueError("must not be negative")
-        return value
 
 
 class SuiteFile:
@@ -273,7 +302,11 @@ def _model_at(place: Place) -> type[BaseModel]:
     parts = iter(place)
     for part in parts:
         annotation = model.model_fields[part].annotation
-        (model,) = (kind for kind in (annotation, *get_args(annotation)) if issubclass(kind, BaseModel))
+        (model,) = (
+            kind
+            for kind in (annotation, *get_args(annotation))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        )
         if get_origin(annotation) is dict:
             next(parts)  # a label of the user's
     return model

@@ -24,9 +24,10 @@ Values = TypeVar("Values")
 
 @dataclass(frozen=True)
 class Task:
-    """One DSRL environment with its dataset. Returns and costs are undiscounted sums over an episode.
+    """One environment with its dataset. Returns and costs are undiscounted sums over an episode.
 
-    Actions lie in [-1, 1] in every task.
+    Actions lie in [-1, 1] in every task. The family ``own`` is for what is not DSRL's: ``environment`` is then what
+    gymnasium makes it by, and a suite names the dataset.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Task:
     min_episode_cost: float
     max_episode_cost: float
     dataset_file: str
+    environment: str = ""
 
     def normalize_reward(self, episode_return: Values) -> Values:
         """(R - min) / (max - min), as ``OfflineEnv.get_normalized_score`` of DSRL has it; not clipped."""
@@ -91,31 +93,38 @@ def find_task(name: str) -> Task:
     raise UserError(f"unknown task {name!r}.{nearest(name, known)} 'lspc-bench tasks' lists them.")
 
 
-def select_tasks(patterns: Iterable[str]) -> list[Task]:
+def select_tasks(patterns: Iterable[str], own: Iterable[Task] = ()) -> list[Task]:
     """The tasks that the patterns name, without repeats, in the table's order.
 
-    A pattern is a task's id or name, a family, ``all``, or a glob over ids and names (``Car*``, ``*Circle*``).
+    A pattern is a task's id or name, a family, ``all`` (DSRL's 38), or a glob over ids and names (``Car*``,
+    ``*Circle*``).
+
+    Args:
+        patterns: what to look for.
+        own: tasks beside DSRL's.
 
     Raises:
         UserError: a pattern matches nothing.
     """
+    tasks = [*all_tasks().values(), *own]
     chosen: set[str] = set()
     for pattern in patterns:
-        matched = {task.id for task in all_tasks().values() if matches(task, pattern)}
+        matched = {task.id for task in tasks if matches(task, pattern)}
         if not matched:
-            known = [key for task in all_tasks().values() for key in (task.id, task.name)]
+            known = [key for task in tasks for key in (task.id, task.name)]
             raise UserError(
                 f"no task matches {pattern!r}.{nearest(pattern, [*known, *FAMILIES, 'all'])} "
                 "'lspc-bench tasks' lists them."
             )
         chosen |= matched
-    return [task for task in all_tasks().values() if task.id in chosen]
+    return [task for task in tasks if task.id in chosen]
 
 
 def matches(task: Task, pattern: str) -> bool:
     """Whether the pattern (see :func:`select_tasks`) names this task."""
     return (
-        pattern in ("all", task.family)
+        pattern == task.family
+        or (pattern == "all" and task.family != "own")
         or fnmatch.fnmatchcase(task.id, pattern)
         or fnmatch.fnmatchcase(task.name, pattern)
     )

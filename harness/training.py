@@ -296,6 +296,8 @@ class Training:
                     "file": self.dataset.path.name,
                     "source": self.dataset.source,
                     "sha256": self.dataset.sha256,
+                    "trajectories": len(self.dataset.trajectories),
+                    "transitions": len(self.dataset),
                 },
                 "device": str(self.device),
                 "group": [other.hash for other in self.job.cells],

@@ -1,20 +1,28 @@
-"""``lspc-bench data``: collect, check and describe datasets."""
+"""``lspc-bench data``: download, collect, check and describe datasets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from harness.cli.download import download
+
 if TYPE_CHECKING:
+    from harness.data.filters import Filters
     from harness.tasks import Task
+
+FileSource = Literal["dsrl", "demo"]
 
 
 @click.group()
 def data() -> None:
-    """Collect, check and describe datasets."""
+    """Download, collect, check and describe datasets."""
+
+
+data.add_command(download)
 
 
 def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,34 +36,60 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @data.command()
-@click.argument("task")
+@click.argument("patterns", nargs=-1, required=True, metavar="TASK|FAMILY|GLOB|all...")
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="FILE", help="The file to write.  [default: ./TASK_ID.hdf5]"
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The file to write, of one task.  [default: where suites with 'source: demo' look, or ./TASK_ID.hdf5 if the "
+    "task's demo data ships]",
 )
 @click.option("--episodes", type=click.IntRange(min=1), help="How many.  [default: the task's own number]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all its random numbers.")
-def collect(task: str, output: Path | None, episodes: int | None, seed: int) -> None:
-    """Roll out scripted behaviours of TASK, from timid to reckless, and write them in DSRL's format.
+def collect(patterns: tuple[str, ...], output: Path | None, episodes: int | None, seed: int) -> None:
+    """Roll out scripted behaviours of tasks, from timid to reckless, and write them in DSRL's format.
 
-    This is how the demo data was made. It does not stand in for DSRL's data.
+    A pattern for several tasks means those among them that have a script and whose demo data neither ships nor is there
+    already. This data does not stand in for DSRL's.
     """
+    from harness.data.behaviours import COLLECTABLE
+    from harness.data.collect import file_name
+    from harness.data.dataset import dataset_path, shipped_demo
+    from harness.errors import UserError
+    from harness.tasks import select_tasks
+
+    tasks = select_tasks(patterns)
+    if len(tasks) == 1:
+        default = Path(file_name(tasks[0])) if shipped_demo(tasks[0]).exists() else dataset_path(tasks[0], "demo")
+        _collect(tasks[0], output or default, episodes, seed)
+        return
+    if output is not None:
+        raise UserError(f"--output goes with one task, and {' '.join(patterns)!r} means {len(tasks)}")
+    scripted = [task for task in tasks if task.id in COLLECTABLE]
+    if not scripted:
+        raise UserError(f"none of these tasks has a script to collect with; these have: {', '.join(COLLECTABLE)}")
+    for task in scripted:
+        path = dataset_path(task, "demo")
+        if path.exists():
+            click.echo(f"{task.name}: {path} is there already.")
+        else:
+            _collect(task, path, episodes, seed)
+
+
+def _collect(task: Task, path: Path, episodes: int | None, seed: int) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
     from harness.data.collect import collect as collect_task
-    from harness.data.collect import file_name
     from harness.errors import UserError
     from harness.simulators import require_simulator
-    from harness.tasks import find_task
 
-    found = find_task(task)
-    require_simulator(found)
-    path = output or Path(file_name(found))
+    require_simulator(task)
     try:
         with Progress(console=Console(stderr=True), transient=True) as bars:
-            bar = bars.add_task(f"collecting {found.name}", total=None)
+            bar = bars.add_task(f"collecting {task.name}", total=None)
             manifest = collect_task(
-                found, path, episodes, seed, lambda done, total: bars.update(bar, completed=done, total=total)
+                task, path, episodes, seed, lambda done, total: bars.update(bar, completed=done, total=total)
             )
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror}") from error
@@ -66,95 +100,130 @@ def collect(task: str, output: Path | None, episodes: int | None, seed: int) -> 
 
 
 @data.command()
-@click.argument("task")
+@click.argument("patterns", nargs=-1, required=True, metavar="TASK|FAMILY|GLOB|all...")
 @_which_file
 @click.pass_context
-def check(ctx: click.Context, task: str, source: str, path: Path | None) -> None:
-    """Check the dataset of TASK (or of a family, a glob, all): everything that is wrong with it, at once."""
+def check(ctx: click.Context, patterns: tuple[str, ...], source: FileSource, path: Path | None) -> None:
+    """Check datasets: everything that is wrong with each, at once, and whether it changed since its first use."""
     from harness.data.dataset import load_dataset
     from harness.errors import UserError
     from harness.tasks import select_tasks
 
-    tasks = select_tasks([task])
+    tasks = select_tasks(patterns)
     if path is not None and len(tasks) > 1:
-        raise UserError(f"--file goes with one task, and {task!r} means {len(tasks)}")
+        raise UserError(f"--file goes with one task, and {' '.join(patterns)!r} means {len(tasks)}")
     wrong = 0
-    for found in tasks:
+    for task in tasks:
         try:
-            dataset = load_dataset(found, source, path)  # type: ignore[arg-type]
+            dataset = load_dataset(task, "own" if path else source, path)
         except UserError as error:
             wrong += 1
-            click.echo(f"{found.name}: {error}", err=True)
+            click.echo(f"{task.name}: {error}", err=True)
             continue
-        click.echo(f"{found.name}: good, {len(dataset)} transitions, SHA-256 {dataset.sha256}")
-        problem = _manifest_problem(dataset.path, dataset.sha256)
-        if problem:
-            wrong += 1
-            click.echo(f"{found.name}: {problem}", err=True)
+        click.echo(f"{task.name}: good, {len(dataset)} transitions, SHA-256 {dataset.sha256}")
         for warning in dataset.warnings:
-            click.echo(f"{found.name}: note: {warning}")
+            click.echo(f"{task.name}: note: {warning}")
     if wrong:
         ctx.exit(2)
-
-
-def _manifest_problem(path: Path, sha256: str) -> str:
-    """What a manifest beside the file has against it."""
-    import json
-
-    from harness.data.collect import manifest_path
-
-    manifest = manifest_path(path)
-    if not manifest.exists():
-        return ""
-    try:
-        expected = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"its manifest {manifest} cannot be read ({error!r})"
-    return "" if expected == sha256 else f"its SHA-256 is {sha256}, its manifest {manifest.name} says {expected}"
 
 
 @data.command()
 @click.argument("task")
 @_which_file
-def describe(task: str, source: str, path: Path | None) -> None:
-    """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit."""
+@click.option(
+    "--filter",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Filter it first, as a suite's key under 'data' does, e.g. density=0.5. Repeatable.",
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Save the scatter, e.g. as PNG."
+)
+def describe(task: str, source: FileSource, path: Path | None, settings: tuple[str, ...], plot: Path | None) -> None:
+    """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter."""
+    from harness.data.dataset import load_dataset
+    from harness.data.filters import apply
+    from harness.errors import UserError
+    from harness.report.scatter import save_scatter, text_scatter
     from harness.tasks import find_task
 
     found = find_task(task)
-    click.echo(_description(found, source, path))
+    filters = _filters(settings)
+    dataset = apply(filters, load_dataset(found, "own" if path else source, path))
+    costs, returns = dataset.trajectories.cost_returns(), dataset.trajectories.reward_returns()
+    name = f"{found.name} ({_label(dataset.path)})"
+    name += f", filtered: {filters.describe()}" if filters.active else ""
+    limits = ", ".join(f"{(costs <= limit).mean():.1%} within {limit:g}" for limit in found.cost_limits)
+    both = int((dataset.arrays["terminals"] & dataset.arrays["timeouts"]).sum())
+    click.echo(f"{name}: {dataset.path}")
+    click.echo(f"SHA-256 {dataset.sha256}")
+    click.echo(
+        f"{len(dataset.trajectories)} trajectories, {len(dataset)} transitions, {both} rows with both terminal flags"
+    )
+    click.echo(f"Trajectories by cost limit: {limits}\n")
+    columns = {
+        "length": dataset.trajectories.lengths.astype(float),
+        "reward return": returns,
+        "normalised reward": found.normalize_reward(returns),
+        "cost return": costs,
+    }
+    click.echo(_quantiles(columns) + "\n")
+    click.echo(text_scatter(costs, returns, found.cost_limits))
+    for warning in dataset.warnings:
+        click.echo(f"note: {warning}")
+    if plot is not None:
+        try:
+            save_scatter(plot, name, costs, returns, found.cost_limits)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot write the picture {str(plot)!r}: {error}") from error
+        click.echo(f"Wrote {plot}.", err=True)
 
 
-def _description(task: Task, source: str, path: Path | None) -> str:
+def _filters(settings: tuple[str, ...]) -> Filters:
+    import yaml
+    from pydantic import ValidationError
+
+    from harness.data.filters import Filters
+    from harness.errors import UserError, nearest
+
+    given = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or key not in Filters.model_fields:
+            known = nearest(key, Filters.model_fields)
+            raise UserError(f"--filter {setting}: no such filter.{known} Known: {', '.join(Filters.model_fields)}")
+        try:
+            given[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--filter {setting}: the value is not valid YAML") from error
+    try:
+        return Filters.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"--filter: {f'{place}: ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+def _label(path: Path) -> str:
+    """Whose data a file holds, as far as its manifest says."""
+    from harness.data.dataset import data_folder
+    from harness.data.manifest import read
+
+    manifest = read(path) or {}
+    return manifest.get("label") or ("DSRL" if path.parent == data_folder() else "own file")
+
+
+def _quantiles(columns: dict[str, Any]) -> str:
     import numpy as np
 
-    from harness.data.collect import manifest_path
-    from harness.data.dataset import load_dataset
     from harness.report.tables import text_table
 
-    dataset = load_dataset(task, source, path)  # type: ignore[arg-type]
-    trajectories = dataset.trajectories
-    costs, returns = trajectories.cost_returns(), trajectories.reward_returns()
     quantiles = (0, 10, 25, 50, 75, 90, 100)
     rows = [
         [name, *(f"{value:.4g}" for value in np.percentile(values, quantiles)), f"{values.mean():.4g}"]
-        for name, values in {
-            "length": trajectories.lengths.astype(float),
-            "reward return": returns,
-            "normalised reward": task.normalize_reward(returns),
-            "cost return": costs,
-        }.items()
+        for name, values in columns.items()
     ]
-    label = "demo data, not DSRL" if dataset.source == "demo" or manifest_path(dataset.path).exists() else "DSRL"
-    both = int((dataset.arrays["terminals"] & dataset.arrays["timeouts"]).sum())
-    shares = ", ".join(f"{(costs <= limit).mean():.1%} within {limit:g}" for limit in task.cost_limits)
-    return "\n".join(
-        [
-            f"{task.name} ({label}): {dataset.path}",
-            f"SHA-256 {dataset.sha256}",
-            f"{len(trajectories)} trajectories, {len(dataset)} transitions, {both} rows with both terminal flags",
-            f"Trajectories by cost limit: {shares}",
-            "",
-            text_table(["", *(f"{quantile}%" for quantile in quantiles), "mean"], rows),
-            *(f"note: {warning}" for warning in dataset.warnings),
-        ]
-    )
+    return text_table(["", *(f"{quantile}%" for quantile in quantiles), "mean"], rows)

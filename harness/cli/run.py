@@ -147,14 +147,13 @@ def _forget(store: Store, cells: list[Cell]) -> None:
 def _print_plan(plan: Plan, store: Store, overwrite: str) -> None:
     from harness.plan import make_jobs
     from harness.report.tables import text_table
-    from harness.tasks import find_task
 
     cells, skipped = _pending(plan, store, overwrite)
     pending = {cell.hash for cell in cells}
     rows = [
         [
             planned.cell.hash,
-            find_task(planned.cell.task).name,
+            planned.cell.definition.name,
             planned.label,
             str(planned.cell.seed),
             "-" if planned.cell.cost_limit is None else f"{planned.cell.cost_limit:g}",

@@ -43,7 +43,6 @@ def chosen_plans(store: Store, suite: str | None) -> list[Plan]:
 
 def _describe(store: Store, plan: Plan) -> str:
     from harness.report.tables import text_table
-    from harness.tasks import find_task
 
     groups: dict[tuple[str, str], Counter[str]] = {}
     problems = []
@@ -57,7 +56,7 @@ def _describe(store: Store, plan: Plan) -> str:
     states = ("done", "running", "failed", "diverged", "missing")
     rows = [
         [
-            find_task(task).name,
+            plan.tasks[task].name,
             label,
             f"{counts['done']} of {counts.total()}",
             *(str(counts[state]) for state in states[1:]),

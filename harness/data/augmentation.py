@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.grid import thin as thin_by_grid
 from harness.data.trajectories import Floats, pareto_frontier
 from harness.errors import UserError
 
@@ -87,19 +88,16 @@ def augment(
 
 def thin(costs: Floats, rewards: Floats, rng: np.random.Generator) -> Indices:
     """The trajectories that the grid keeps, in the order of the bins' first trajectories."""
-    cells: dict[tuple[float, float], list[int]] = {}
-    for index, cell in enumerate(zip(_bins(costs, COST_BINS), _bins(rewards, REWARD_BINS), strict=True)):
-        cells.setdefault(cell, []).append(index)
-    kept: list[int] = []
-    for members in cells.values():
-        if len(members) > MOST_PER_BIN:
-            members = [int(index) for index in rng.choice(members, MOST_PER_BIN, replace=False)]
-        if len(members) >= FEWEST_PER_BIN:
-            kept += members
-    return np.array(kept, dtype=np.int64)
+    return thin_by_grid(
+        _bins(costs, COST_BINS),
+        _bins(rewards, REWARD_BINS),
+        np.ones(len(costs), dtype=bool),
+        MOST_PER_BIN,
+        FEWEST_PER_BIN,
+        lambda members, most: rng.choice(members, most, replace=False).tolist(),
+    )
 
 
-def _bins(values: Floats, count: int) -> list[float]:
+def _bins(values: Floats, count: int) -> NDArray[np.float64]:
     width = (values.max() - values.min()) / count
-    bins = (values - values.min()) // width if width > 0 else np.zeros(len(values))
-    return [float(number) for number in bins]
+    return (values - values.min()) // width if width > 0 else np.zeros(len(values))

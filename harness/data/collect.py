@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from harness import simulators
 from harness.data.behaviours import COLLECTABLE, SCRIPTS, Behaviour, Controller
+from harness.data.manifest import manifest_path
 from harness.errors import UserError
 from harness.files import file_sha256, replacing
 from harness.simulators import Environment
@@ -30,11 +31,6 @@ Arrays = dict[str, NDArray[Any]]
 def file_name(task: Task) -> str:
     """What the file is called where the user names none."""
     return f"{task.id}.hdf5"
-
-
-def manifest_path(path: Path) -> Path:
-    """Where the manifest of a data file lies: beside it."""
-    return path.with_name(f"{path.name}.json")
 
 
 def collect(

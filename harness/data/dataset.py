@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data import manifest
 from harness.data.trajectories import Trajectories
 from harness.errors import UserError
 from harness.files import file_sha256
 from harness.tasks import Task
 
-Source = Literal["dsrl", "demo"]
+Source = Literal["dsrl", "demo", "own"]
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
 COLUMNS = (
     "observations",
@@ -49,7 +50,7 @@ class Dataset:
     Args:
         task: the task that the data belongs to.
         path: the file it was read from.
-        source: ``dsrl``, or ``demo`` for the small scripted data that ships with this project.
+        source: ``dsrl``, ``demo`` for small scripted data, ``own`` for a file of the user's.
         arrays: the seven keys of DSRL's format: (N, dim) or (N,), float32, flags bool.
         sha256: of the file.
         warnings: what is odd in the file but no reason to refuse it.
@@ -89,15 +90,26 @@ class Dataset:
         return values.astype(np.float32, copy=False)
 
 
-def dataset_path(task: Task, source: Source) -> Path:
-    """Where a task's file is looked for: ``$DSRL_DATASET_DIR`` or ``~/.dsrl/datasets``, or among the demo data."""
-    if source == "demo":
-        return Path(__file__).parent / "demo" / f"{task.id}.hdf5"
+def data_folder() -> Path:
+    """Where DSRL's files lie: ``$DSRL_DATASET_DIR`` or ``~/.dsrl/datasets``."""
     folder = os.environ.get("DSRL_DATASET_DIR")
-    return (Path(folder) if folder else Path.home() / ".dsrl" / "datasets") / task.dataset_file
+    return Path(folder) if folder else Path.home() / ".dsrl" / "datasets"
 
 
-def require_file(task: Task, source: Source) -> Path:
+def shipped_demo(task: Task) -> Path:
+    """Where a task's demo data lies among those that ship with this project."""
+    return Path(__file__).parent / "demo" / f"{task.id}.hdf5"
+
+
+def dataset_path(task: Task, source: Literal["dsrl", "demo"]) -> Path:
+    """Where a task's file is looked for: in :func:`data_folder`; demo data that does not ship, in its ``demo``."""
+    if source == "dsrl":
+        return data_folder() / task.dataset_file
+    shipped = shipped_demo(task)
+    return shipped if shipped.exists() else data_folder() / "demo" / shipped.name
+
+
+def require_file(task: Task, source: Literal["dsrl", "demo"]) -> Path:
     """The path of a task's file.
 
     Raises:
@@ -106,19 +118,35 @@ def require_file(task: Task, source: Source) -> Path:
     path = dataset_path(task, source)
     if path.exists():
         return path
-    if source == "demo":
-        shipped = sorted(file.stem for file in path.parent.glob("*.hdf5"))
+    if source == "dsrl":
         raise UserError(
-            f"there is no demo data for {task.id}, only for {', '.join(shipped)}. Use 'data: {{source: dsrl}}'"
+            f"the dataset of {task.name} is missing: {path}. 'lspc-bench data download {task.name}' gets it; where the "
+            "file lies elsewhere, set DSRL_DATASET_DIR to its folder"
         )
+    from harness.data.behaviours import COLLECTABLE
+
+    if task.id in COLLECTABLE:
+        raise UserError(f"the demo data of {task.name} is missing: 'lspc-bench data collect {task.name}' makes it")
     raise UserError(
-        f"the dataset of {task.name} is missing: {path}. Download {DOWNLOAD}/{task.dataset_file} into that folder, or "
-        "set DSRL_DATASET_DIR to the folder that holds DSRL's files"
+        f"there is no demo data for {task.id}, only for {', '.join(COLLECTABLE)}. Use 'data: {{source: dsrl}}'"
     )
 
 
+def sizes(path: Path) -> tuple[int, int]:
+    """The sizes of observations and actions in a file.
+
+    Raises:
+        UserError: it cannot be read, or has none.
+    """
+    arrays, problems = read_arrays(path, ("observations", "actions"))
+    problems += [f"{key} has shape {values.shape}, not two axes" for key, values in arrays.items() if values.ndim != 2]
+    if problems:
+        raise UserError("not a usable dataset: " + "; ".join(problems), where=str(path))
+    return arrays["observations"].shape[1], arrays["actions"].shape[1]
+
+
 def load_dataset(task: Task, source: Source = "dsrl", path: Path | None = None) -> Dataset:
-    """Read and check a task's dataset.
+    """Read and check a task's dataset, also against its manifest if it has one; DSRL's file gets one at its first use.
 
     Args:
         task: the task.
@@ -128,18 +156,30 @@ def load_dataset(task: Task, source: Source = "dsrl", path: Path | None = None) 
     Raises:
         UserError: the file is missing or anything is wrong with it; every problem is in the message.
     """
-    path = path or require_file(task, source)
+    first_use = path is None and source == "dsrl"
+    if path is None:
+        assert source != "own", "a file of the user's has a path"
+        path = require_file(task, source)
     arrays, problems = read_arrays(path)
     warnings: list[str] = []
     if not problems:
         problems, warnings = examine(arrays, task)
+    sha256 = file_sha256(path) if arrays else ""
+    changed = manifest.verify(path, sha256) if arrays else None
+    if changed:
+        problems.append(f"{changed} (if this file is meant, delete the manifest)")
     if problems:
         raise UserError("not a usable dataset: " + "; ".join(problems), where=str(path))
-    return Dataset(task, path, source, arrays, file_sha256(path), tuple(warnings))
+    if first_use and not manifest.manifest_path(path).exists():
+        try:
+            manifest.record(path, task, url=None, sha256=sha256)
+        except OSError as error:
+            warnings.append(f"its SHA-256 cannot be kept beside it, so that changes go unnoticed: {error.strerror}")
+    return Dataset(task, path, source, arrays, sha256, tuple(warnings))
 
 
-def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """The seven arrays of a file, or what kept them from being read."""
+def read_arrays(path: Path, keys: Sequence[str] = KEYS) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """The arrays of a file, or what kept them from being read."""
     import h5py
 
     if path.is_dir():
@@ -154,7 +194,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
     problems = []
     try:
         with h5py.File(path, "r") as file:
-            for key in KEYS:
+            for key in keys:
                 if key not in file or not isinstance(file[key], h5py.Dataset):
                     problems.append(f"the key {key!r} is missing")
                     continue
@@ -165,7 +205,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
                     problems.append(f"{key} holds {values.dtype}, not numbers")
                     continue
                 arrays[key] = values
-    except OSError as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:  # whichever of them h5py stumbles with
         return {}, [f"it is truncated or damaged ({error})"]
     return arrays, problems
 

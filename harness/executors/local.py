@@ -20,16 +20,26 @@ import torch
 
 from harness import registry
 from harness.algorithm import Selection
-from harness.data.dataset import Dataset, Source, load_dataset
+from harness.data.dataset import Dataset
 from harness.errors import UserError
 from harness.evaluation import Evaluator
 from harness.memory import keep_freed_memory
-from harness.plan import Cell, Job, make_jobs
+from harness.plan import Cell, CellData, Job, make_jobs
 from harness.store import Status, Store
 from harness.tasks import Task
 from harness.training import Training
 
-PACKAGES = ("lspc-bench", "torch", "numpy", "gymnasium", "bullet-safety-gym", "pybullet", "safety-gymnasium", "mujoco")
+PACKAGES = (
+    "lspc-bench",
+    "torch",
+    "numpy",
+    "gymnasium",
+    "bullet-safety-gym",
+    "pybullet",
+    "safety-gymnasium",
+    "mujoco",
+    "metadrive-simulator",
+)
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -82,6 +92,7 @@ class LocalExecutor:
         self.record = provenance()
         self._active: list[Training] = []
         self._dataset: Dataset | None = None
+        self._loaded: tuple[Task, CellData] | None = None
         self._stop = False
 
     def run(self, jobs: Sequence[Job]) -> dict[str, Status]:
@@ -118,7 +129,7 @@ class LocalExecutor:
         return self.ended
 
     def _train(self, job: Job) -> None:
-        dataset = self._load(job.task, job.cells[0].source)
+        dataset = self._load(job)
         job, selections = self._select(job, dataset)
         if not job.cells:
             return
@@ -176,9 +187,10 @@ class LocalExecutor:
         self.store.remove_checkpoint(job)
         return [cell for cell in job.cells if cell.hash not in self.ended and self.store.status(cell).state != "done"]
 
-    def _load(self, task: Task, source: Source) -> Dataset:
-        if self._dataset is None or (self._dataset.task, self._dataset.source) != (task, source):
-            self._dataset = load_dataset(task, source)
+    def _load(self, job: Job) -> Dataset:
+        data = job.cells[0].data
+        if self._dataset is None or self._loaded != (job.task, data):
+            self._dataset, self._loaded = data.load(job.task), (job.task, data)
             for warning in self._dataset.warnings:
                 self.progress.note(f"{self._dataset.path.name}: {warning}")
         return self._dataset

@@ -13,11 +13,9 @@ from harness.plan import Plan
 from harness.report.tables import markdown_table
 from harness.statistics import Overall, Score, final_episodes, overall_scores, planned_runs, task_scores
 from harness.store import Store
-from harness.tasks import find_task
 
 AnyScore = TypeVar("AnyScore", bound=Score)
 
-SOURCES = {"dsrl": "DSRL", "demo": "demo data (scripted behaviours, not DSRL)"}
 LEGEND = (
     "Last checkpoint. Reward and cost are DSRL's normalised means over seeds and cost limits; safe means cost <= 1. "
     "P(safe) is the share of episodes within their limit, tail the mean cost of the costliest 10% of episodes, "
@@ -33,7 +31,8 @@ class Leaderboard:
     Args:
         suite: the suite's name.
         description: what the suite says of itself.
-        source: which data was trained on.
+        names: of the tasks, by id.
+        data: what each task's policies were trained on, by the task's id.
         overall: rows over all tasks with their ranks; no rank where a whole task is missing.
         tasks: rows of each task by its id, with their ranks.
         notes: what a reader must know beside the numbers.
@@ -41,7 +40,8 @@ class Leaderboard:
 
     suite: str
     description: str
-    source: str
+    names: dict[str, str]
+    data: dict[str, str]
     overall: list[tuple[int | None, str, Overall]]
     tasks: dict[str, list[tuple[int | None, str, Score]]]
     notes: list[str]
@@ -56,10 +56,13 @@ def make_leaderboard(store: Store, plan: Plan) -> Leaderboard:
     rows = dict.fromkeys(row for row, _ in planned_runs(plan))
     ranked = _ranked(complete) + [(None, row, score) for _, row, score in _ranked(partial)]
     tasks: dict[str, list[tuple[int | None, str, Score]]] = {}
-    for task in dict.fromkeys(planned.cell.task for planned in plan.cells):
+    for task in plan.tasks:
         here = {row: by_task[row, task] for row in rows if (row, task) in by_task}
         tasks[task] = _ranked(here)
-    return Leaderboard(plan.suite, plan.description, plan.source, ranked, tasks, _notes(store, plan, rows, overall))
+    data = {task: used.describe() for task, used in plan.data.items()}
+    names = {task: found.name for task, found in plan.tasks.items()}
+    notes = _notes(store, plan, rows, overall)
+    return Leaderboard(plan.suite, plan.description, names, data, ranked, tasks, notes)
 
 
 def _ranked(scores: Mapping[str, AnyScore]) -> list[tuple[int | None, str, AnyScore]]:
@@ -84,7 +87,7 @@ def _notes(store: Store, plan: Plan, rows: Iterable[str], overall: dict[str, Ove
     for planned in plan.cells:
         if store.status(planned.cell).state == "done":
             files.setdefault(planned.cell.task, set()).add(store.record(planned.cell)["dataset"]["sha256"])
-    changed = [find_task(task).name for task, hashes in files.items() if len(hashes) > 1]
+    changed = [plan.tasks[task].name for task, hashes in files.items() if len(hashes) > 1]
     if changed:
         notes.append(f"Not all rows were trained on the same dataset file: {', '.join(changed)}.")
     return notes
@@ -122,9 +125,10 @@ def _markdown(board: Leaderboard) -> str:
         ]
         for rank, row, score in board.overall
     ]
+    data = _all_data(board).replace("demo data", "demo data (scripted behaviours, not DSRL)")
     parts = [
         f"# Leaderboard: {board.suite}",
-        f"Data: {SOURCES[board.source]}.{f' {board.description}' if board.description else ''}",
+        f"Data: {data}.{f' {board.description}' if board.description else ''}",
         f"## Overall, {len(board.tasks)} {'task' if len(board.tasks) == 1 else 'tasks'}",
         markdown_table(header, overall),
         LEGEND,
@@ -138,12 +142,22 @@ def _markdown(board: Leaderboard) -> str:
             ]
             for rank, row, score in scores
         ]
-        suffix = "" if board.source == "dsrl" else f" ({board.source} data)"
         parts += [
-            f"## {find_task(task).name}{suffix}",
+            f"## {board.names[task]}{_suffix(board.data[task])}",
             markdown_table(["#", "policy", "reward", "cost", "safe", "P(safe)", "runs"], rows),
         ]
     return "\n\n".join(parts)
+
+
+def _all_data(board: Leaderboard) -> str:
+    """What the policies were trained on, in one line."""
+    used = set(board.data.values())
+    return used.pop() if len(used) == 1 else "several kinds, named with each task"
+
+
+def _suffix(data: str) -> str:
+    """What stands behind a task's name whose data is not simply DSRL's."""
+    return "" if data == "DSRL" else f" ({data})"
 
 
 def to_records(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
@@ -158,7 +172,7 @@ def to_records(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
                 records.append(
                     {
                         "suite": board.suite,
-                        "data": board.source,
+                        "data": board.data.get(task) or _all_data(board),
                         "task": task,
                         "rank": rank,
                         "policy": row,
@@ -194,7 +208,7 @@ def to_json(boards: Sequence[Leaderboard]) -> str:
     suites = [
         {
             "suite": board.suite,
-            "data": board.source,
+            "data": board.data,
             "description": board.description,
             "notes": board.notes,
             "rows": to_records([board]),

@@ -49,12 +49,14 @@ def make(task: Task) -> Environment:
     Raises:
         UserError: the task's simulator is not installed.
     """
-    require_simulator(task)
+    if task.family != "own":
+        require_simulator(task)
     module, name = {
         "bullet": ("bullet", "BulletEnvironment"),
         "navigation": ("safety_gymnasium", "SafetyGymnasiumEnvironment"),
         "velocity": ("safety_gymnasium", "SafetyGymnasiumEnvironment"),
         "metadrive": ("metadrive", "MetaDriveEnvironment"),
+        "own": ("own", "OwnEnvironment"),
     }[task.family]
     environment: Environment = getattr(import_module(f"harness.simulators.{module}"), name)(task)
     return environment
@@ -66,11 +68,16 @@ def lives_alone(task: Task) -> bool:
 
 
 def require_simulator(task: Task) -> None:
-    """Refuse a task whose simulator is not there; nothing is imported.
+    """Refuse a task whose simulator is not there. Nothing is imported, but a user's own environment is tried.
 
     Raises:
         UserError: it is not installed; with the command that installs it.
     """
+    if task.family == "own":
+        from harness.simulators.own import require
+
+        require(task)
+        return
     package, install = {
         "bullet": ("bullet_safety_gym", "pip install bullet-safety-gym==1.4.0"),
         "navigation": ("safety_gymnasium", "make install"),

@@ -88,12 +88,14 @@ def states(results: Path) -> dict[tuple[str, int], Status]:
 # Help
 
 
-@pytest.mark.parametrize("command", ["", "run", "status", "leaderboard", "algorithms", "tasks", "data", "data check"])
+@pytest.mark.parametrize(
+    "command", ["", "run", "status", "leaderboard", "algorithms", "tasks", "data", "data check", "data download"]
+)
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = (
         "import sys; from click.testing import CliRunner; from harness.cli import main; "
         f"print(CliRunner().invoke(main, {[*command.split(), '--help']}).output); "
-        "print('heavy:', {'torch', 'pandas', 'numpy', 'pydantic', 'h5py', 'rich', 'yaml'} & set(sys.modules))"
+        "print('heavy:', {'torch', 'pandas', 'numpy', 'pydantic', 'h5py', 'rich', 'yaml', 'httpx'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Usage: " in done.stdout
@@ -339,7 +341,7 @@ def test_a_wrong_suite_is_refused_with_its_line(
         (["leaderboard", "absent", "--format", "pdf"], "'pdf' is not one of"),
         (["algorithms", "lscp"], "unknown algorithm 'lscp'. Did you mean 'lspc'?"),
         (["tasks", "BalRun"], "unknown task 'BalRun'. Did you mean 'BallRun'?"),
-        (["data", "collect", "BalRun"], "unknown task 'BalRun'. Did you mean 'BallRun'?"),
+        (["data", "collect", "BalRun"], "no task matches 'BalRun'. Did you mean 'BallRun'?"),
         (["data", "collect", "CarRun"], "CarRun"),
         (["data", "collect", "BallRun", "--episodes", "0"], "Invalid value for '--episodes'"),
         (["data", "collect", "BallRun", "--episodes", "1", "--output", "FILE/under"], "cannot write 'FILE/under': "),
@@ -438,7 +440,7 @@ def test_the_leaderboard_in_every_format(finished: Path, tmp_path: Path) -> None
         mine = [row for row in rows if row["task"] == task]
         assert {row["policy"] for row in mine} == policies
         assert [row["rank"] for row in mine] == ["1", "2", "3", "4"]
-        assert {(row["data"], row["runs"], row["planned_runs"]) for row in mine} == {("demo", "4", "4")}
+        assert {(row["data"], row["runs"], row["planned_runs"]) for row in mine} == {("demo data", "4", "4")}
     (board,) = json.loads(texts["json"])
     assert [row["policy"] for row in board["rows"]] == [row["policy"] for row in rows]
     for policy in policies:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import registry
+from harness.data.filters import Filters
 from harness.errors import UserError
-from harness.plan import Cell, Plan, make_jobs, make_plan, require_inputs
+from harness.plan import Cell, CellData, Plan, make_jobs, make_plan, require_inputs
 from harness.suite import Evaluation, SuiteFile, builtin_suites, read_suite
 from harness.tasks import FAMILIES, all_tasks, find_task
 
@@ -68,7 +70,7 @@ def test_the_suites_limits_seeds_and_evaluation_reach_the_cells(plan: Callable[.
         for algorithm, limit in (("lspc", None), ("bc", 5.0), ("bc", 0.0))
     ]
     assert cells[0].evaluation_limits == (5.0, 0.0)
-    assert {(cell.evaluation.every, cell.source) for cell in cells} == {(3, "demo")}
+    assert {(cell.evaluation.every, cell.data) for cell in cells} == {(3, CellData(source="demo"))}
 
 
 def test_tasks_that_several_patterns_name_are_planned_once(plan: Callable[..., Plan]) -> None:
@@ -131,7 +133,14 @@ CELLS = st.builds(
     evaluation_limits=st.lists(st.floats(0, 1e6), max_size=3).map(tuple),
     told_limit=st.booleans(),
     evaluation=st.builds(Evaluation, every=st.none() | st.integers(1), episodes=st.integers(1), final=st.integers(1)),
-    source=st.sampled_from(["dsrl", "demo"]),
+    own_task=st.none() | st.just(replace(find_task("BallRun"), id="Mine", family="own", environment="Mine-v0")),
+    data=st.builds(
+        CellData,
+        source=st.sampled_from(["dsrl", "demo", "own"]),
+        file=st.none() | st.text(),
+        sha256=st.none() | st.text(),
+        filters=st.builds(Filters, noise=st.none() | st.floats(0.1, 1), filter_seed=st.integers(0, 9)),
+    ),
 )
 
 
@@ -146,6 +155,10 @@ def test_every_field_changes_the_hash(one: Cell, other: Cell) -> None:
         changed = replaced(one, field, getattr(other, field))
         # As JSON, where 1 is not 1.0 and 0.0 is not -0.0: what equals for Python is no other experiment here.
         judged = field == "evaluation_limits" and not one.told_limit
+        if field == "data":  # where a file lies does not matter
+            changed = replaced(one, field, other.data.model_copy(update={"file": one.data.file}))
+            moved = replaced(one, field, one.data.model_copy(update={"file": "elsewhere"}))
+            assert (moved.hash, moved.group) == (one.hash, one.group)
         assert (changed.hash == one.hash) == (judged or changed.model_dump_json() == one.model_dump_json())
         alike = field in ("seed", "cost_limit", "evaluation_limits")  # these may differ within a job
         assert (changed.group == one.group) == (alike or changed.hash == one.hash)
@@ -309,7 +322,8 @@ def test_a_missing_dataset_says_how_to_get_it(
     found = refusal(lambda: require_inputs(file, make_plan(file)))
     name = find_task("BallRun").dataset_file
     assert found.startswith(f"{tmp_path}/suite.yaml:2: the dataset of BallRun is missing: {tmp_path}/data/{name}. ")
-    assert f"/{name} into that folder, or set DSRL_DATASET_DIR" in found
+    assert "'lspc-bench data download BallRun' gets it" in found
+    assert "DSRL_DATASET_DIR" in found
     assert found.endswith("(1 more of the suite's 2 tasks cannot run)")
     (tmp_path / "data").mkdir()
     for task in ("BallRun", "CarRun"):
@@ -320,7 +334,7 @@ def test_a_missing_dataset_says_how_to_get_it(
 def test_demo_data_there_is_not_for_every_task(write_suite: WriteSuite) -> None:
     file = SuiteFile(write_suite("name: mine\ndata: {source: demo}\ntasks: [CarRun]\nalgorithms: [bc]\n"))
     found = refusal(lambda: require_inputs(file, make_plan(file)))
-    assert "no demo data for OfflineCarRun-v0, only for OfflineBallCircle-v0, OfflineBallRun-v0" in found
+    assert "no demo data for OfflineCarRun-v0, only for OfflineBallRun-v0, OfflineBallCircle-v0" in found
     assert "'data: {source: dsrl}'" in found
 
 
@@ -342,7 +356,7 @@ def test_every_built_in_suite_can_be_planned(builtin: dict[str, Plan]) -> None:
 
 def test_dsrl_is_the_full_protocol(builtin: dict[str, Plan]) -> None:
     plan = builtin["dsrl"]
-    assert plan.source == "dsrl"
+    assert {data.describe() for data in plan.data.values()} == {"DSRL"}
     per_task: dict[str, set[float]] = {}
     for planned in plan.cells:
         per_task.setdefault(planned.cell.task, set()).update(planned.cell.evaluation_limits)
@@ -392,3 +406,114 @@ def test_other_limits_need_a_new_run_only_where_the_agent_knows_the_limit(
         for limit in (5, 15)
     ]
     assert (hashes[0] == hashes[1]) == same
+
+
+# Own files, own tasks, filters
+
+OWN = """name: mine
+tasks: [Reach, BallRun]
+own_tasks:
+  Reach:
+    environment: lspc_bench_test_plugins:Reach-v0
+    episode_length: 20
+    cost_limits: [2, 4]
+    reference_returns: [-10, 0]
+data: {source: demo, files: {Reach: reach.hdf5}, noise: 0.1}
+algorithms: [bc]
+"""
+
+
+@pytest.fixture
+def own(write_suite: WriteSuite, plugins: Path) -> Callable[..., SuiteFile]:
+    """A suite with a task of the user's, and that task's dataset beside it."""
+    import lspc_bench_test_plugins as toys
+
+    def make(text: str = OWN, overrides: tuple[str, ...] = ()) -> SuiteFile:
+        path = write_suite(text)
+        toys.write_reach(path.parent / "reach.hdf5")
+        return SuiteFile(path, overrides)
+
+    return make
+
+
+def test_an_own_task_is_planned_as_the_file_says(own: Callable[..., SuiteFile]) -> None:
+    file = own()
+    plan = make_plan(file)
+    require_inputs(file, plan)
+    assert list(plan.tasks) == ["OfflineBallRun-v0", "Reach"]  # behind DSRL's
+    task, data = plan.tasks["Reach"], plan.data["Reach"]
+    assert (task.family, task.observation_size, task.action_size, task.max_episode_steps) == ("own", 2, 2, 20)
+    assert (task.cost_limits, task.min_episode_reward, task.max_episode_reward) == ((2, 4), -10, 0)
+    assert data.describe() == "own file reach.hdf5, filtered: noise 0.1, seed 1234"
+    assert data.load(task).task == task
+    assert plan.data["OfflineBallRun-v0"].describe() == "demo data, filtered: noise 0.1, seed 1234"
+    again = Plan.model_validate_json(plan.model_dump_json())
+    assert again == plan
+    assert [one.cell.hash for one in again.cells] == [one.cell.hash for one in plan.cells]
+
+
+def test_an_own_file_takes_the_place_of_dsrls(own: Callable[..., SuiteFile]) -> None:
+    base = "name: mine\ntasks: [BallRun]\nalgorithms: [bc]\ndata: {files: {BallRun: mine.hdf5}}\n"
+    with pytest.raises(UserError, match=r"suite.yaml:4: cannot read the dataset of BallRun, .*mine.hdf5'"):
+        make_plan(own(base))
+    file = own(base.replace("mine.hdf5", "reach.hdf5"))
+    plan = make_plan(file)
+    require_inputs(file, plan)
+    (path,) = {data.file for data in plan.data.values()}
+    with pytest.raises(UserError, match=r"observations has shape \(.*, BallRun wants"):
+        plan.data["OfflineBallRun-v0"].load(plan.tasks["OfflineBallRun-v0"])
+    # Another content is another experiment; another place is not.
+    assert path is not None
+    before = {planned.cell.hash for planned in plan.cells}
+    Path(path).write_bytes(Path(path).read_bytes() + b" ")
+    assert before.isdisjoint(planned.cell.hash for planned in make_plan(file).cells)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("  Reach:\n", "  CarRun:\n", 4, "'CarRun' is a task of DSRL: call yours something else"),
+        ("  Reach:\n", "  all:\n", 4, "'all' cannot be a task's name"),
+        ("files: {Reach: reach.hdf5}, ", "", 4, "which file holds the dataset of Reach? Say so under data.files"),
+        ("reach.hdf5", "suite.yaml", 9, "it is no HDF5 file"),
+        ("{Reach: reach.hdf5}", "{Reach: reach.hdf5, Rech: x}", 9, "no task matches 'Rech'. Did you mean 'Reach'?"),
+        ("[Reach, BallRun]", "[Rech]", 2, "no task matches 'Rech'. Did you mean 'Reach'?"),
+        ("[-10, 0]", "[0, -10]", 8, "wants the lower return first"),
+        ("[2, 4]", "[2, 2]", 7, "names a value twice"),
+        ("[2, 4]", "[-2]", 7, "must not be negative"),
+        ("    episode_length: 20\n", "", 4, "the key 'own_tasks.Reach.episode_length' is missing"),
+        ("noise: 0.1", "density: 0.3", 9, "DSRL has no grid that leaves 0.3 of BallRun's trajectories (only for"),
+        ("noise: 0.1", "density: 0.5, density_grid: {most: 3}", 9, "give one"),
+        ("noise: 0.1", "epsilon: 5", 9, "outliers and epsilon want target_cost"),
+        ("noise: 0.1", "outliers: 0.1, target_cost: 0", 9, "at least 1"),
+        ("noise: 0.1", "inpaint: [[0.5, 0.2, 0, 1]]", 9, "go upwards"),
+        ("noise: 0.1", "inpaint: [[0, 2, 0, 1]]", 9, "data.inpaint.0.1"),
+        ("noise: 0.1", "nose: 0.1", 9, "unknown key 'data.nose'. Did you mean 'noise'?"),
+        ("noise: 0.1", "density_grid: {moost: 3}", 9, "unknown key 'data.density_grid.moost'. Did you mean 'most'?"),
+    ],
+)
+def test_what_is_wrong_with_own_tasks_and_filters_is_told_with_the_line(
+    own: Callable[..., SuiteFile], old: str, new: str, line: int, message: str
+) -> None:
+    assert old in OWN
+    found = refusal(lambda: make_plan(own(OWN.replace(old, new))))
+    assert message in found
+    assert f"suite.yaml:{line}: " in found, found
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ("lspc_bench_test_plugins:Nowhere-v0", "cannot make 'lspc_bench_test_plugins:Nowhere-v0'"),
+        ("no_such_package:Reach-v0", "ModuleNotFoundError"),
+        ("lspc_bench_test_plugins:Wide-v0", "actions outside [-1, 1]"),
+        ("lspc_bench_test_plugins:Long-v0", "observations of shape (3,), its dataset (2,)"),
+    ],
+)
+def test_an_environment_that_cannot_serve_is_refused_before_anything_starts(
+    own: Callable[..., SuiteFile], environment: str, message: str
+) -> None:
+    file = own(OWN.replace("lspc_bench_test_plugins:Reach-v0", environment))
+    found = refusal(lambda: require_inputs(file, make_plan(file)))
+    assert message in found
+    assert "suite.yaml:2: " in found

@@ -8,6 +8,8 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -357,6 +359,44 @@ def test_worlds_have_their_sky_only_for_pictures() -> None:
         assert textures() == without + 1
     assert textures() == without
     environment.close()
+
+
+# A user's own
+
+
+def own(environment: str) -> Task:
+    sizes = {"observation_size": 2, "action_size": 2, "max_episode_steps": 20}
+    return replace(
+        find_task("BallRun"),
+        id="Mine",
+        name="Mine",
+        family="own",
+        environment=f"lspc_bench_test_plugins:{environment}-v0",
+        **sizes,  # type: ignore[arg-type]
+    )
+
+
+def test_an_own_environment_depends_on_its_seed_alone(plugins: Path) -> None:
+    used, fresh = simulators.make(own("Reach")), simulators.make(own("Reach"))
+    np.random.seed(1)
+    expected = list(roll_out(used, seed=4))
+    assert len(expected) == 21  # truncated at the suite's length
+    assert expected[-1][-1] is True
+    np.random.seed(2)
+    assert list(roll_out(used, seed=3)) != expected
+    assert list(roll_out(used, seed=4)) == list(roll_out(fresh, seed=4)) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ("Free", "does not run, RuntimeError: a step's info has no 'cost'"),
+        ("Six", "SafetyGymnasium2Gymnasium turns its six values"),
+    ],
+)
+def test_an_own_environment_that_cannot_serve_is_refused(plugins: Path, environment: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        simulators.require_simulator(own(environment))
 
 
 def test_what_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

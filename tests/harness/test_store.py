@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.files import replacing, write_json
-from harness.plan import Cell, Job, Plan, PlannedCell
+from harness.plan import Cell, CellData, Job, Plan, PlannedCell
 from harness.store import Status, Store
 from harness.suite import Evaluation
 
@@ -34,7 +34,7 @@ def cell(seed: int = 0) -> Cell:
         cost_limit=None,
         evaluation_limits=(10.0,),
         evaluation=Evaluation(),
-        source="demo",
+        data=CellData(source="demo"),
     )
 
 
@@ -228,7 +228,7 @@ def test_no_code_of_a_checkpoint_is_run(store: Store, tmp_path: Path) -> None:
 
 def plan(name: str, *cells: Cell) -> Plan:
     planned = [PlannedCell(cell=one, label="bc", rows={"bc-all": "bc-all"}) for one in cells]
-    return Plan(suite=name, description="", source="demo", cells=planned)
+    return Plan(suite=name, description="", cells=planned)
 
 
 def test_plans_come_back_by_name_and_replace_each_other(store: Store) -> None:

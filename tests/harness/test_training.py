@@ -17,7 +17,7 @@ from harness.data.dataset import Dataset, load_dataset
 from harness.errors import UserError
 from harness.evaluation import Evaluator
 from harness.executors import local
-from harness.plan import Cell, Job
+from harness.plan import Cell, CellData, Job
 from harness.store import Status, Store
 from harness.suite import Evaluation
 from harness.tasks import find_task
@@ -62,7 +62,7 @@ def cell(algorithm: str, seed: int, limit: float | None = None, **settings: Any)
         evaluation_limits=(10.0, 20.0) if limit is None else (limit,),
         told_limit=registry.load(algorithm).acts_on_cost_limit(model(**SMALL[algorithm])),
         evaluation=Evaluation(every=50, episodes=1, final=2),
-        source="demo",
+        data=CellData(source="demo"),
     )
 
 
@@ -213,7 +213,7 @@ def test_a_resumed_group_whose_data_changed_leaves_done_cells_alone(
     interrupted.checkpoint()
     interrupted.store.set_status(done, Status("done"))
     changed = Dataset(dataset.task, dataset.path, dataset.source, dataset.arrays, sha256="other")
-    monkeypatch.setattr(local, "load_dataset", lambda task, source: changed)
+    monkeypatch.setattr(CellData, "load", lambda self, task: changed)
     quiet = PlainProgress([], 1, Console(quiet=True))
     ended = local.LocalExecutor(interrupted.store, "cpu", 0, quiet).run([interrupted.job])
     assert [status.state for status in ended.values()] == ["failed"]

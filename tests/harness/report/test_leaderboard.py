@@ -140,9 +140,9 @@ def test_demo_data_is_labelled_in_every_format(make: Make) -> None:
     page = to_markdown([board])
     assert "Data: demo data (scripted behaviours, not DSRL). Nothing was trained." in page
     assert page.count("(demo data)") == len(board.tasks)
-    assert {row["data"] for row in csv.DictReader(io.StringIO(to_csv([board])))} == {"demo"}
+    assert {row["data"] for row in csv.DictReader(io.StringIO(to_csv([board])))} == {"demo data"}
     (suite,) = json.loads(to_json([board]))
-    assert {suite["data"], *(row["data"] for row in suite["rows"])} == {"demo"}
+    assert {*suite["data"].values(), *(row["data"] for row in suite["rows"])} == {"demo data"}
     dsrl = make(source="dsrl")
     assert all("demo" not in write([dsrl]) for write in FORMATS.values())
 

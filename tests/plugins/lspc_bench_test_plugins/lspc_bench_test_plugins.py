@@ -1,4 +1,4 @@
-"""A linear behaviour clone, and the ways in which one replica of it may go wrong."""
+"""A linear behaviour clone, and the ways in which one replica of it may go wrong; an environment, and wrong ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium
+import h5py
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -137,3 +140,53 @@ class ToyStateless(Toy):
 
 class Unfinished(Toy):
     columns = Algorithm.columns
+
+
+class Reach(gymnasium.Env[Any, Any]):
+    """Go to the origin of a plane; beyond x = 0.5 each step costs 1."""
+
+    def __init__(self, size: int = 2, reach: float = 1.0, values: int = 5) -> None:
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-reach, reach, (2,), np.float32)
+        self.values = values
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.position = self.np_random.uniform(-1, 1, 2) + np.random.uniform(-0.1, 0.1, 2)
+        return self.position.astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, ...]:
+        self.position = self.position + 0.1 * np.asarray(action)
+        cost = float(self.position[0] > 0.5)
+        result = (self.position.astype(np.float32), -float(np.linalg.norm(self.position)))
+        if self.values == 6:
+            return (*result, cost, False, False, {})
+        return (*result, False, False, {"cost": cost} if self.values == 5 else {})
+
+
+for name, settings in {
+    "Reach": {},
+    "Six": {"values": 6},
+    "Free": {"values": 4},
+    "Wide": {"reach": 2.0},
+    "Long": {"size": 3},
+}.items():
+    if f"{name}-v0" not in gymnasium.registry:
+        gymnasium.register(f"{name}-v0", "lspc_bench_test_plugins:Reach", kwargs=settings)
+
+
+def write_reach(path: Path, episodes: int = 30, length: int = 20) -> None:
+    """A dataset of Reach: straight to the origin, with noise."""
+    environment, generator = Reach(), np.random.default_rng(0)
+    rows = []
+    for seed in range(episodes):
+        observation, _ = environment.reset(seed=seed)
+        for step in range(length):
+            action = np.clip(-observation * 5 + generator.normal(0, 0.3, 2), -1, 1)
+            following, reward, _, _, info = environment.step(action)
+            rows.append((observation, following, action, reward, info["cost"], False, step == length - 1))
+            observation = following
+    keys = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
+    with h5py.File(path, "w") as file:
+        for key, values in zip(keys, zip(*rows, strict=True), strict=True):
+            file[key] = np.array(values, dtype=bool if key in keys[-2:] else np.float32)
