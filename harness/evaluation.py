@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from harness import simulators
 from harness.algorithm import Policy
@@ -26,6 +27,8 @@ from harness.tasks import Task
 
 if TYPE_CHECKING:
     from harness.simulators import Environment
+
+Floats = NDArray[np.float64]
 
 CHUNK = 10
 """Environments that are stepped in lockstep. Results depend on it in the last digits (batched matrix products)."""
@@ -66,17 +69,34 @@ def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float
     environments = _environments(task, together)
     episodes: list[Episode] = []
     for start in range(0, len(seeds), together):
-        episodes += _lockstep(task, environments, policy, seeds[start : start + together], cost_limit)
+        episodes += lockstep(task, environments, policy, seeds[start : start + together], cost_limit)
     return episodes
 
 
-def _lockstep(
-    task: Task, environments: Sequence[Environment], policy: Policy, seeds: Sequence[int], cost_limit: float | None
+def lockstep(
+    task: Task,
+    environments: Sequence[Environment],
+    policy: Policy,
+    seeds: Sequence[int],
+    cost_limit: float | None,
+    watch: Callable[[int, Floats, Floats], None] = lambda *_: None,
 ) -> list[Episode]:
+    """Run one episode in each environment, as :func:`roll_out` does.
+
+    Args:
+        task: whose environments these are.
+        environments: as many as seeds.
+        policy: on the CPU.
+        seeds: of the episodes.
+        cost_limit: what a policy that conditions on the limit acts on.
+        watch: called after the resets and after every step, with the number of steps so far and the episodes' returns
+            and costs (n,) so far.
+    """
     observations = np.stack([environment.reset(seed) for environment, seed in zip(environments, seeds, strict=True)])
     count = len(seeds)
     returns, costs, lengths = np.zeros(count), np.zeros(count), np.zeros(count, dtype=int)
     live = np.ones(count, dtype=bool)
+    watch(0, returns, costs)
     policy.eval()
     with torch.inference_mode():
         policy.reset(seeds, cost_limit)
@@ -100,6 +120,7 @@ def _lockstep(
                 live[index] = not (terminated or truncated)
             returns += step_rewards
             costs += step_costs
+            watch(int(lengths.max()), returns, costs)
             policy.observe(torch.from_numpy(step_rewards).float(), torch.from_numpy(step_costs).float())
     columns = (seeds, returns.tolist(), costs.tolist(), lengths.tolist())
     return [Episode(*values) for values in zip(*columns, strict=True)]

@@ -4,7 +4,8 @@
 
     <root>/suites/<suite>.json        the plan: which cells belong to a suite, and their row names
     <root>/jobs/<job id>.checkpoint   all of an unfinished job, one file
-    <root>/<cell hash>/               cell.json, episodes.parquet, training.parquet, policy.safetensors, status.json
+    <root>/<cell hash>/               cell.json, episodes.parquet, training.parquet, policy.safetensors,
+                                      statistics.safetensors, status.json
 
 Raw values are stored; normalisation, limits and statistics are applied when reading. Every write is atomic, and a
 cell's status is written last: what is done is whole.
@@ -22,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from harness.errors import UserError
@@ -136,7 +139,8 @@ class Store:
         record: Mapping[str, Any],
         episodes: pd.DataFrame,
         training: pd.DataFrame,
-        policies: Mapping[str, Tensor],
+        policies: Mapping[str, Mapping[str, Tensor]],
+        statistics: Mapping[str, NDArray[Any]],
     ) -> None:
         """Write all of a finished cell, its status last.
 
@@ -145,8 +149,10 @@ class Store:
             record: what it ran with: versions, dataset, device, group, wall time.
             episodes: a row an evaluation episode: step, policy, cost_limit, episode, seed, return, cost, length.
             training: a row for every stretch of steps: step and the mean of each metric over it.
-            policies: the last checkpoint's weights, ``<policy>/<parameter>``.
+            policies: the last checkpoint's state of each policy.
+            statistics: what the algorithm measured in the data and its policies are built with.
         """
+        from safetensors.numpy import save_file as save_arrays
         from safetensors.torch import save_file
 
         folder = self.folder(cell)
@@ -155,7 +161,13 @@ class Store:
             with replacing(folder / f"{name}.parquet") as temporary:
                 frame.to_parquet(temporary, index=False)
         with replacing(folder / "policy.safetensors") as temporary:
-            save_file(dict(policies), temporary)
+            states = policies.items()
+            save_file(
+                {f"{name}/{key}": tensor.contiguous() for name, state in states for key, tensor in state.items()},
+                temporary,
+            )
+        with replacing(folder / "statistics.safetensors") as temporary:
+            save_arrays({key: np.ascontiguousarray(values) for key, values in statistics.items()}, temporary)
         write_json(folder / "cell.json", {"cell": cell.model_dump(mode="json"), **record})
         self.set_status(cell, Status("done"))
 
@@ -175,6 +187,23 @@ class Store:
         import pandas as pd
 
         return pd.read_parquet(self.folder(cell) / "training.parquet")
+
+    def policies(self, cell: Cell) -> dict[str, dict[str, Tensor]]:
+        """The last checkpoint's state of each policy of a finished cell, by name."""
+        from safetensors.torch import load_file
+
+        states: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in load_file(self.folder(cell) / "policy.safetensors").items():
+            name, _, parameter = key.partition("/")
+            states.setdefault(name, {})[parameter] = tensor
+        return states
+
+    def statistics(self, cell: Cell) -> dict[str, NDArray[Any]]:
+        """What the algorithm measured in the data of a finished cell."""
+        from safetensors.numpy import load_file
+
+        arrays: dict[str, NDArray[Any]] = load_file(self.folder(cell) / "statistics.safetensors")
+        return arrays
 
     def forget(self, cell: Cell) -> None:
         """Remove all that is stored of a cell; its status goes first."""

@@ -65,6 +65,7 @@ class Training:
     ) -> None:
         algorithm, config = registry.load(job.algorithm), job.cells[0].config
         self.job, self.dataset, self.store, self.evaluator = job, dataset, store, evaluator
+        self.selections = selections
         self.device = torch.device(device)
         self.evaluation = job.cells[0].evaluation
         self.steps = config.steps
@@ -283,11 +284,7 @@ class Training:
         mine = [{key: row[key] for key in columns} for row in self.episodes if row["replica"] == index]
         episodes = pd.DataFrame(mine, columns=columns).astype({"cost_limit": "float64"})
         curve = [{name: value if name == "step" else value[index] for name, value in row.items()} for row in self.curve]
-        policies = {
-            f"{name}/{key}": tensor.contiguous()
-            for name, policy in self.algorithm.policies(index).items()
-            for key, tensor in policy.state_dict().items()
-        }
+        policies = {name: policy.state_dict() for name, policy in self.algorithm.policies(index).items()}
         self.store.write_results(
             cell,
             {
@@ -306,6 +303,7 @@ class Training:
             episodes.sort_values(["step", "policy", "cost_limit", "episode"], ignore_index=True),
             pd.DataFrame(curve),
             policies,
+            self.selections[index].statistics,
         )
 
 

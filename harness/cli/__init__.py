@@ -10,6 +10,7 @@ from harness import __version__
 from harness.cli.data import data
 from harness.cli.leaderboard import leaderboard
 from harness.cli.listing import algorithms, tasks
+from harness.cli.render import render
 from harness.cli.run import run
 from harness.cli.status import status
 from harness.errors import UserError
@@ -41,5 +42,5 @@ def main() -> None:
     """
 
 
-for command in (run, status, leaderboard, algorithms, tasks, data):
+for command in (run, status, leaderboard, render, algorithms, tasks, data):
     main.add_command(command)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from harness.tasks import Task
 
 
 @click.command()
@@ -98,9 +103,16 @@ def tasks(name: str | None) -> None:
         "costs in DSRL's data": f"{task.min_episode_cost:g} to {task.max_episode_cost:g}",
         "dataset file": task.dataset_file,
         "looked for at": f"{path} ({'there' if path.exists() else 'missing'})",
-        "demo data": str(dataset_path(task, "demo")) if task.id in COLLECTABLE else "none",
+        "demo data": _demo(task) if task.id in COLLECTABLE else "none",
     }
     width = max(map(len, facts))
     click.echo(task.name)
     for key, value in facts.items():
         click.echo(f"  {key:<{width}}  {value}")
+
+
+def _demo(task: Task) -> str:
+    from harness.data.dataset import dataset_path
+
+    path = dataset_path(task, "demo")
+    return str(path) if path.exists() else f"'lspc-bench data collect {task.name}' makes it"

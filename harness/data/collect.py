@@ -22,7 +22,13 @@ from harness.tasks import Task
 __all__ = ["COLLECTABLE", "LABEL", "collect", "file_name", "manifest_path"]
 
 LABEL = "demo data, not DSRL"
-PACKAGES = ("lspc-bench", "numpy", "pybullet", "bullet-safety-gym")
+PACKAGES = {
+    "bullet": ("pybullet", "bullet-safety-gym"),
+    "navigation": ("mujoco", "safety-gymnasium"),
+    "velocity": ("mujoco", "safety-gymnasium"),
+    "metadrive": ("panda3d", "metadrive-simulator"),
+}
+"""What an episode depends on, beside this project and numpy, by family."""
 
 Manifest = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -100,7 +106,7 @@ def collect(
             }
             for behaviour in script.behaviours
         ],
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {name: version(name) for name in ("lspc-bench", "numpy", *PACKAGES[task.family])},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as data_file, replacing(manifest_path(path)) as manifest_file:

@@ -5,6 +5,7 @@ Simulators are imported where an environment is made, so that training on arrays
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol
@@ -16,6 +17,7 @@ from harness.errors import UserError
 from harness.tasks import Task
 
 FloatArray = NDArray[np.float32]
+Picture = NDArray[np.uint8]
 
 
 class Environment(Protocol):
@@ -39,18 +41,29 @@ class Environment(Protocol):
             truncated (the time was up). After either flag the episode is over and only ``reset`` makes sense.
         """
 
+    def draw(self) -> Picture:
+        """How it looks now, (height, width, 3); for an environment that was made for it, after a reset."""
+
     def close(self) -> None:
         """Free the simulator; may be called twice."""
 
 
-def make(task: Task) -> Environment:
+def make(task: Task, drawn: bool = False) -> Environment:
     """The environment of a task, as DSRL has it, with DSRL's episode length.
+
+    Args:
+        task: the task.
+        drawn: whether pictures of it are wanted; no display is needed.
 
     Raises:
         UserError: the task's simulator is not installed.
     """
     if task.family != "own":
         require_simulator(task)
+    if drawn:  # read by MuJoCo, pygame and Bullet; what the user set stays
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("PYBULLET_EGL", "1")
     module, name = {
         "bullet": ("bullet", "BulletEnvironment"),
         "navigation": ("safety_gymnasium", "SafetyGymnasiumEnvironment"),
@@ -58,7 +71,7 @@ def make(task: Task) -> Environment:
         "metadrive": ("metadrive", "MetaDriveEnvironment"),
         "own": ("own", "OwnEnvironment"),
     }[task.family]
-    environment: Environment = getattr(import_module(f"harness.simulators.{module}"), name)(task)
+    environment: Environment = getattr(import_module(f"harness.simulators.{module}"), name)(task, drawn)
     return environment
 
 

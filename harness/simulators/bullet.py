@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.simulators import FloatArray
+from harness.simulators import FloatArray, Picture
 from harness.simulators.seeding import seeded
 from harness.tasks import Task
 
@@ -17,8 +19,9 @@ from harness.tasks import Task
 class BulletEnvironment:
     """One task of Bullet-Safety-Gym; see :class:`harness.simulators.Environment`."""
 
-    def __init__(self, task: Task) -> None:
-        with seeded(0), real_streams():  # creating bodies draws from numpy's global generator, too
+    def __init__(self, task: Task, drawn: bool = False) -> None:
+        self._muted = muted if drawn else nullcontext  # the renderer greets, in C
+        with seeded(0), real_streams(), self._muted():  # creating bodies draws from numpy's global generator, too
             import bullet_safety_gym  # noqa: F401  # registers the environments
             import gymnasium
 
@@ -50,9 +53,23 @@ class BulletEnvironment:
             bool(truncated),
         )
 
+    def draw(self) -> Picture:
+        """How it looks now; see :meth:`harness.simulators.Environment.draw`."""
+        environment = self._env.unwrapped
+        # The simulator's own camera stays at the start, or sees half of a circle. And render() without a mode opens a
+        # window, and waits for ever where there is no display.
+        if "Circle" in type(environment.task).__name__:
+            environment.world.camera.update(cam_base_pos=(0, 0, 0), cam_dist=18, cam_yaw=0, cam_pitch=-75)
+        else:
+            x, y, _ = environment.agent.get_position()
+            environment.world.camera.update(cam_base_pos=(x, y, 0), cam_dist=5, cam_yaw=-90, cam_pitch=-40)
+        with self._muted():
+            return np.asarray(environment.render(mode="rgb_array"), dtype=np.uint8)
+
     def close(self) -> None:
         """Free the simulator."""
-        self._env.close()
+        with self._muted():
+            self._env.close()
 
     def _zero_motors(self) -> None:
         """Take back the last episode's motor targets: PyBullet's restoreState, with which a reset begins, keeps them.
@@ -74,6 +91,21 @@ class BulletEnvironment:
         if environment.stored_state_id >= 0:  # else nothing happened yet, and no state is restored
             environment.bc.resetBasePositionAndOrientation(environment.agent.body_id, (0, 0, 1000), (0, 0, 0, 1))
             environment.bc.performCollisionDetection()
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Keep what C code prints inside the block from the process's standard output and error."""
+    kept = [os.dup(1), os.dup(2)]
+    with Path(os.devnull).open("w") as nowhere:
+        for number in (1, 2):
+            os.dup2(nowhere.fileno(), number)
+    try:
+        yield
+    finally:
+        for number, descriptor in zip((1, 2), kept, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
 
 
 @contextmanager

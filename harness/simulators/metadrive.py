@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.simulators import FloatArray
+from harness.simulators import FloatArray, Picture
 from harness.simulators.seeding import seeded
 from harness.tasks import Task
 
@@ -32,6 +32,8 @@ DSRL = {
     "force_destroy": True,
 }
 """Settings of dsrl/offline_metadrive/gym_envs.py, SafeMetaDriveEnv_FSRL."""
+FILM, VIEW = (1200, 1200), 400
+"""Pixels of the whole map from above, and of the part around the car that a picture shows."""
 LIDAR = 240
 """The last numbers of an observation: how near others are, all around; 1 means none within 50 m."""
 
@@ -45,12 +47,13 @@ class MetaDriveEnvironment:
         RuntimeError: another one lives in this process.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, drawn: bool = False) -> None:
         environment_class = _environment_class()
         if sys.modules["metadrive.engine.engine_utils"].engine_initialized():
             raise RuntimeError("MetaDrive allows one environment in a process: close the other one first")
         road, traffic = next((road, traffic) for road in ROADS for traffic in TRAFFIC if task.name == road + traffic)
         self._scenario, blocks = ROADS[road]
+        self._limit = task.max_episode_steps
         self._env = environment_class(
             {
                 "map": 3,
@@ -72,14 +75,16 @@ class MetaDriveEnvironment:
             # With random traffic MetaDrive leaves this generator alone; it was seeded by the operating system.
             self._env.engine.traffic_manager.np_random = np.random.RandomState(seed)
             observation = self._env.reset(force_seed=self._scenario)
+        self._steps = 0
         return np.asarray(observation, dtype=np.float32)
 
     def step(self, action: FloatArray) -> tuple[FloatArray, float, float, bool, bool]:
         """Take one step; see :meth:`harness.simulators.Environment.step`.
 
-        Speed above 10 m/s and nearness cost a little in every step, as DSRL has it.
+        Speed above 10 km/h and nearness cost a little in every step, as DSRL has it.
         """
         observation, reward, _, info = self._env.step(action)
+        self._steps += 1
         too_fast = max(0, 1e-2 * (info["velocity"] - 10.0))
         too_near = 1e-2 * max(0, 0.1 - np.min(observation[-LIDAR:])) ** 2
         return (
@@ -87,8 +92,18 @@ class MetaDriveEnvironment:
             float(reward),
             float(info["cost"] + too_fast + too_near),
             bool(info["arrive_dest"] or info["crash"] or info["out_of_road"]),
-            bool(info["max_step"]),
+            # MetaDrive's own horizon ends an episode a step later than gymnasium's limit, which DSRL registers.
+            bool(info["max_step"] or self._steps >= self._limit),
         )
+
+    def draw(self) -> Picture:
+        """How it looks now; see :meth:`harness.simulators.Environment.draw`."""
+        surface = self._env.render(mode="topdown", film_size=FILM, screen_size=FILM, num_stack=1)
+        whole = sys.modules["pygame"].surfarray.array3d(surface).swapaxes(0, 1)
+        renderer = self._env.engine._top_down_renderer
+        x, y = renderer._runtime_canvas.pos2pix(*self._env.vehicle.position)
+        padded = np.pad(whole, ((VIEW // 2, VIEW // 2), (VIEW // 2, VIEW // 2), (0, 0)), constant_values=255)
+        return np.asarray(padded[int(y) : int(y) + VIEW, int(x) : int(x) + VIEW])
 
     def close(self) -> None:
         """Free the simulator."""

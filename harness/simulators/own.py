@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UserError
-from harness.simulators import FloatArray
+from harness.simulators import FloatArray, Picture
 from harness.simulators.seeding import seeded
 from harness.tasks import Task
 
@@ -21,13 +21,16 @@ class OwnEnvironment:
         UserError: it cannot be made, or does not fit the dataset.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, drawn: bool = False) -> None:
         import gymnasium
 
         try:
             with seeded(0):
                 environment: Any = gymnasium.make(
-                    task.environment, max_episode_steps=task.max_episode_steps, disable_env_checker=True
+                    task.environment,
+                    max_episode_steps=task.max_episode_steps,
+                    disable_env_checker=True,
+                    **({"render_mode": "rgb_array"} if drawn else {}),  # type: ignore[arg-type]
                 )
         except Exception as error:  # the user's code, which may raise anything
             raise UserError(f"cannot make {task.environment!r}, {type(error).__name__}: {error}") from error
@@ -64,6 +67,10 @@ class OwnEnvironment:
             bool(terminated),
             bool(truncated),
         )
+
+    def draw(self) -> Picture:
+        """How it looks now; see :meth:`harness.simulators.Environment.draw`."""
+        return np.asarray(self._env.render(), dtype=np.uint8)
 
     def close(self) -> None:
         """Free it."""

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from harness.simulators import FloatArray
-from harness.simulators.navigation import speed_up
+from harness.simulators import FloatArray, Picture
+from harness.simulators.navigation import sky, speed_up
 from harness.tasks import Task
 
 
 class SafetyGymnasiumEnvironment:
     """One task of Safety-Gymnasium; see :class:`harness.simulators.Environment`."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, drawn: bool = False) -> None:
         make_importable()
         import safety_gymnasium
 
         speed_up()
         # DSRL's ids carry "Gymnasium" where they hide the cost in info; the native ids return it by itself.
         native_id = task.id.replace("Offline", "Safety").replace("Gymnasium", "")
-        self._env = safety_gymnasium.make(native_id, max_episode_steps=task.max_episode_steps, disable_env_checker=True)
+        settings = {"render_mode": "rgb_array", "width": 400, "height": 400} if drawn else {}
+        if drawn and task.family == "navigation":
+            settings["camera_name"] = "fixedfar"
+        self._world = sky if drawn else nullcontext
+        self._env = safety_gymnasium.make(
+            native_id, max_episode_steps=task.max_episode_steps, disable_env_checker=True, **settings
+        )
         (self.observation_size,) = self._env.observation_space.shape
         (self.action_size,) = self._env.action_space.shape
 
     def reset(self, seed: int) -> FloatArray:
         """Begin an episode; see :meth:`harness.simulators.Environment.reset`."""
-        observation, _ = self._env.reset(seed=seed)
+        with self._world():
+            observation, _ = self._env.reset(seed=seed)
         return np.asarray(observation, dtype=np.float32)
 
     def step(self, action: FloatArray) -> tuple[FloatArray, float, float, bool, bool]:
@@ -36,9 +44,15 @@ class SafetyGymnasiumEnvironment:
         observation, reward, cost, terminated, truncated, _ = self._env.step(action)
         return np.asarray(observation, dtype=np.float32), float(reward), float(cost), bool(terminated), bool(truncated)
 
+    def draw(self) -> Picture:
+        """How it looks now; see :meth:`harness.simulators.Environment.draw`."""
+        return np.asarray(self._env.render(), dtype=np.uint8)
+
     def close(self) -> None:
         """Free the simulator."""
         self._env.close()
+        for viewer in getattr(getattr(self._env.unwrapped, "task", None), "_viewers", {}).values():
+            viewer.free()  # navigation tasks leave theirs to the end of the process, where it fails
 
 
 def make_importable() -> None:

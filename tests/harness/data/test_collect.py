@@ -111,7 +111,7 @@ def test_committed_data_can_be_made_again(tmp_path: Path) -> None:
         np.testing.assert_allclose(again[key], committed[key], atol=1e-3, err_msg=key)
 
 
-@per_task
+@pytest.mark.parametrize("task_id", [*SHIPPED, "OfflineSwimmerVelocityGymnasium-v1"])
 def test_collecting_repeats(task_id: str, tmp_path: Path) -> None:
     task = find_task(task_id)
     seen: list[tuple[int, int]] = []

@@ -1,53 +1,15 @@
-"""Scripted behaviours, from timid to reckless, that demo data is collected with.
-
-What a behaviour does follows from the observation and from parameters that stay fixed for an episode, so a policy can
-be cloned from it. The parameters follow from a grade in [0, 1], which no observation holds: like DSRL's datasets, the
-data is a mixture of policies that an algorithm has to tell apart by what they earn and what they cost.
-"""
+"""Bullet-Safety-Gym: a ball that runs or circles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
+from harness.data.behaviours.base import Behaviour, Parameters, Script
 from harness.simulators import FloatArray
 
-Parameters = Mapping[str, float]
-Controller = Callable[[FloatArray, Parameters], FloatArray]
-
 FULL_FORCE = 8.3  # acceleration in m/s^2 of a ball at rest at action 1
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """One style of behaving and its grades.
-
-    Args:
-        name: what it is called in a manifest.
-        share: its part of a task's episodes; the shares of a task sum to 1.
-        parameters: for each parameter of the task's controller its values at grade 0 and at grade 1.
-        noise: the range that an episode's standard deviation of exploration noise, added to actions, is drawn from.
-    """
-
-    name: str
-    share: float
-    parameters: Mapping[str, tuple[float, float]]
-    noise: tuple[float, float]
-
-    def at(self, grade: float) -> dict[str, float]:
-        """The controller's parameters at a grade in [0, 1]: linear in between."""
-        return {name: low + grade * (high - low) for name, (low, high) in self.parameters.items()}
-
-
-@dataclass(frozen=True)
-class Script:
-    """What a task's demo data is collected with: a controller, its behaviours, and how many episodes by default."""
-
-    controller: Controller
-    behaviours: tuple[Behaviour, ...]
-    episodes: int
 
 
 def run(observation: FloatArray, parameters: Parameters) -> FloatArray:
@@ -143,4 +105,3 @@ SCRIPTS: Mapping[str, Script] = {
         150,
     ),
 }
-COLLECTABLE: tuple[str, ...] = tuple(SCRIPTS)

@@ -1,0 +1,134 @@
+"""``lspc-bench render``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from harness.evaluation import Episode
+    from harness.plan import Plan, PlannedCell
+    from harness.store import Store
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--task", required=True, metavar="TASK", help="The task's id or name.")
+@click.option("--policy", required=True, metavar="POLICY", help="The policy's row in the leaderboard, e.g. lspc-o.")
+@click.option("--suite", help="Of this suite.  [default: the only one that ran there]")
+@click.option("--seed", type=int, metavar="N", help="The agent's seed.  [default: the first that is done]")
+@click.option(
+    "--limit", type=float, metavar="COST", help="The cost limit to train for or act on.  [default: the first]"
+)
+@click.option("--episode", type=click.IntRange(min=0), default=0, show_default=True, help="Which evaluation episode.")
+@click.option(
+    "--every", type=click.IntRange(min=1), metavar="STEPS", help="A picture for so many steps.  [default: 200 in all]"
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="A .gif or .mp4.  [default: ./TASK-POLICY.gif]",
+)
+def render(
+    results: Path,
+    task: str,
+    policy: str,
+    suite: str | None,
+    seed: int | None,
+    limit: float | None,
+    episode: int,
+    every: int | None,
+    output: Path | None,
+) -> None:
+    """Film a trained policy in one of its evaluation episodes, with reward and cost drawn in. Needs no display."""
+    from harness import rendering
+    from harness.cli.status import chosen_plans
+    from harness.errors import UserError
+    from harness.evaluation import episode_seeds
+    from harness.simulators import require_simulator
+    from harness.store import Store
+
+    store = Store.existing(results)
+    plans = chosen_plans(store, suite)
+    if len(plans) > 1:
+        raise UserError(f"several suites ran there: say --suite {' or '.join(plan.suite for plan in plans)}")
+    planned, name, judged = _choose(store, plans[0], task, policy, seed, limit)
+    cell = planned.cell
+    path = output or Path(f"{cell.definition.name}-{policy.replace(' ', '-').replace('/', '-')}.gif")
+    rendering.require_ending(path)
+    require_simulator(cell.definition)
+    environment_seed = episode_seeds(cell.definition, cell.seed, episode + 1)[episode]
+    title = f"{cell.definition.name}  {policy}  seed {cell.seed}  episode {episode}"
+    pictures, shown = rendering.film(
+        cell,
+        rendering.restore_policy(store, cell, name),
+        environment_seed,
+        judged,
+        judged if cell.told_limit else None,
+        title,
+        every or max(1, cell.definition.max_episode_steps // 200),
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rendering.save(path, pictures)
+    except OSError as error:
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    click.echo(
+        f"Wrote {path}: {len(pictures)} pictures of {shown.length} steps, return {shown.episode_return:.2f}, cost "
+        f"{shown.cost:.2f} of {judged:g}.{_compared(store, planned, name, judged, shown)}"
+    )
+
+
+def _choose(
+    store: Store, plan: Plan, task: str, row: str, seed: int | None, limit: float | None
+) -> tuple[PlannedCell, str, float]:
+    """The cell to show, the policy's own name, and the cost limit.
+
+    Raises:
+        UserError: there is none, with what there is.
+    """
+    from harness.errors import UserError, nearest
+
+    names = [key for found in plan.tasks.values() for key in (found.id, found.name)]
+    here = [one for one in plan.cells if task in (one.cell.task, one.cell.definition.name)]
+    if not here:
+        raise UserError(f"the suite {plan.suite} has no task {task!r}.{nearest(task, names)}")
+    rows = list(dict.fromkeys(name for one in here for name in one.rows.values()))
+    here = [one for one in here if row in one.rows.values()]
+    if not here:
+        raise UserError(f"no policy {row!r} there, only {', '.join(rows)}.{nearest(row, rows)}")
+    limits = list(dict.fromkeys(value for one in here for value in one.cell.evaluation_limits))
+    chosen = limits[0] if limit is None else limit
+    if chosen not in limits:
+        raise UserError(f"no cost limit {chosen:g} there, only {', '.join(f'{value:g}' for value in limits)}")
+    here = [one for one in here if chosen in one.cell.evaluation_limits and seed in (None, one.cell.seed)]
+    if not here:
+        raise UserError(f"no seed {seed} there")
+    done = [one for one in here if store.status(one.cell).state == "done"]
+    if not done:
+        raise UserError(
+            f"{here[0].cell.describe(row)} is {store.status(here[0].cell).state}: there is nothing to show yet"
+        )
+    (name,) = (name for name, given in done[0].rows.items() if given == row)
+    return done[0], name, chosen
+
+
+def _compared(store: Store, planned: PlannedCell, policy: str, limit: float, shown: Episode) -> str:
+    """How the episode stands to the one that was evaluated, if it was."""
+    episodes = store.episodes(planned.cell)
+    mine = episodes[(episodes["seed"] == shown.seed) & (episodes["policy"] == policy)]
+    mine = mine[mine["step"] == episodes["step"].max()]
+    if planned.cell.told_limit:
+        mine = mine[mine["cost_limit"] == limit]
+    if mine.empty:
+        return ""
+    stored = mine.iloc[0]
+    if (stored["length"], stored["cost"]) == (shown.length, shown.cost):
+        return " As evaluated."
+    return (
+        f" Evaluated in a batch, where numbers round differently, it had return {stored['episode_return']:.2f} and "
+        f"cost {stored['cost']:.2f}."
+    )
