@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness import registry, simulators
 from harness.algorithm import Policy
 from harness.errors import UserError
-from harness.evaluation import Episode, lockstep
+from harness.evaluation import CHUNK, Episode, episode_seeds, lockstep
 from harness.files import replacing
 from harness.plan import Cell
 from harness.simulators import Picture
@@ -40,16 +40,15 @@ def restore_policy(store: Store, cell: Cell, name: str) -> Policy:
 
 
 def film(
-    cell: Cell, policy: Policy, seed: int, cost_limit: float, told: float | None, title: str, every: int
+    cell: Cell, policy: Policy, episode: int, cost_limit: float, title: str, every: int
 ) -> tuple[list[Picture], Episode]:
-    """Roll out one episode and draw it.
+    """Roll out one of a cell's last evaluation episodes again, among those it was evaluated with, and draw it.
 
     Args:
         cell: whose policy it is.
         policy: what acts.
-        seed: of the episode.
-        cost_limit: the limit that the cost is shown against.
-        told: the limit that the policy acts on, if it acts on one.
+        episode: which of the cell's final episodes, from 0 on.
+        cost_limit: the limit that the cost is shown against, and that the policy acts on if it acts on one.
         title: what stands over every picture's caption.
         every: a picture for so many steps; the first and the last step are always drawn.
 
@@ -57,24 +56,27 @@ def film(
         Pictures (height, width, 3), all of one size, and how the episode went.
     """
     task = cell.definition
-    environment = simulators.make(task, drawn=True)
+    seeds = episode_seeds(task, cell.seed, cell.evaluation.final)
+    first = episode if simulators.lives_alone(task) else episode // CHUNK * CHUNK
+    seeds = seeds[first : first + 1] if simulators.lives_alone(task) else seeds[first : first + CHUNK]
+    index = episode - first
+    environments = [simulators.make(task, drawn=place == index) for place in range(len(seeds))]
+    shown = environments[index]
     pictures: list[Picture] = []
-    last = 0
 
     def draw(step: int, returns: NDArray[np.float64], costs: NDArray[np.float64]) -> None:
-        nonlocal last
-        last = step
         if step % every == 0:
-            pictures.append(_captioned(environment.draw(), title, step, returns[0], costs[0], cost_limit))
+            pictures.append(_captioned(shown.draw(), title, step, returns[index], costs[index], cost_limit))
 
     try:
-        (episode,) = lockstep(task, [environment], policy, [seed], told, draw)
-        if last % every:
-            reward, cost = episode.episode_return, episode.cost
-            pictures.append(_captioned(environment.draw(), title, last, reward, cost, cost_limit))
+        went = lockstep(task, environments, policy, seeds, cost_limit if cell.told_limit else None, draw)[index]
+        # The others may have gone on for longer; this one has stayed where it ended.
+        del pictures[(went.length - 1) // every + 1 :]
+        pictures.append(_captioned(shown.draw(), title, went.length, went.episode_return, went.cost, cost_limit))
     finally:
-        environment.close()
-    return pictures, episode
+        for environment in environments:
+            environment.close()
+    return pictures, went
 
 
 def _captioned(picture: Picture, title: str, step: int, reward: float, cost: float, cost_limit: float) -> Picture:

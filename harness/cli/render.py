@@ -47,7 +47,6 @@ def render(
     from harness import rendering
     from harness.cli.status import chosen_plans
     from harness.errors import UserError
-    from harness.evaluation import episode_seeds
     from harness.simulators import require_simulator
     from harness.store import Store
 
@@ -60,14 +59,14 @@ def render(
     path = output or Path(f"{cell.definition.name}-{policy.replace(' ', '-').replace('/', '-')}.gif")
     rendering.require_ending(path)
     require_simulator(cell.definition)
-    environment_seed = episode_seeds(cell.definition, cell.seed, episode + 1)[episode]
+    if episode >= cell.evaluation.final:
+        raise UserError(f"{policy} was evaluated in {cell.evaluation.final} episodes, counted from 0")
     title = f"{cell.definition.name}  {policy}  seed {cell.seed}  episode {episode}"
     pictures, shown = rendering.film(
         cell,
         rendering.restore_policy(store, cell, name),
-        environment_seed,
+        episode,
         judged,
-        judged if cell.told_limit else None,
         title,
         every or max(1, cell.definition.max_episode_steps // 200),
     )
@@ -117,18 +116,16 @@ def _choose(
 
 
 def _compared(store: Store, planned: PlannedCell, policy: str, limit: float, shown: Episode) -> str:
-    """How the episode stands to the one that was evaluated, if it was."""
+    """How the film stands to the episode that was evaluated."""
     episodes = store.episodes(planned.cell)
     mine = episodes[(episodes["seed"] == shown.seed) & (episodes["policy"] == policy)]
     mine = mine[mine["step"] == episodes["step"].max()]
     if planned.cell.told_limit:
         mine = mine[mine["cost_limit"] == limit]
-    if mine.empty:
-        return ""
     stored = mine.iloc[0]
-    if (stored["length"], stored["cost"]) == (shown.length, shown.cost):
+    if (stored["length"], stored["cost"], stored["episode_return"]) == (shown.length, shown.cost, shown.episode_return):
         return " As evaluated."
     return (
-        f" Evaluated in a batch, where numbers round differently, it had return {stored['episode_return']:.2f} and "
-        f"cost {stored['cost']:.2f}."
+        f" When it was evaluated it had return {stored['episode_return']:.2f} and cost {stored['cost']:.2f}: another "
+        "machine, or another version of a package."
     )

@@ -95,7 +95,7 @@ def test_a_film_shows_the_evaluated_episode(results: Path, tmp_path: Path) -> No
     done = call(*common, "--policy", "cdt", "--limit", 20, "--episode", 1, "--output", path)
     assert done.exit_code == 0, done.output
     assert f"Wrote {path}: 11 pictures of 100 steps, return " in done.stdout
-    assert " of 20." in done.stdout
+    assert done.stdout.endswith(" of 20. As evaluated.\n")
     with Image.open(path) as image:
         assert (image.n_frames, image.size) == (11, (480, 404))
         first = np.asarray(image.convert("RGB"))
@@ -115,6 +115,7 @@ def test_a_film_shows_the_evaluated_episode(results: Path, tmp_path: Path) -> No
         (["--task", "BalRun", "--policy", "cdt"], "the suite demo has no task 'BalRun'. Did you mean 'BallRun'?"),
         (["--task", "BallRun", "--policy", "cdtt"], "no policy 'cdtt' there, only lspc-s"),
         (["--task", "BallRun", "--policy", "cdt", "--limit", "7"], "no cost limit 7 there, only 10, 20"),
+        (["--task", "BallRun", "--policy", "cdt", "--episode", "2"], "evaluated in 2 episodes, counted from 0"),
         (["--task", "BallRun", "--policy", "cdt", "--seed", "4"], "no seed 4 there"),
         (["--task", "BallRun", "--policy", "cdt", "--output", "film.avi"], "must end in .gif or .mp4"),
         (["--task", "BallRun", "--policy", "cdt", "--suite", "dmo"], "no suite 'dmo' ran"),
