@@ -30,6 +30,8 @@ class SafetyGymnasiumEnvironment:
         self._env = safety_gymnasium.make(
             native_id, max_episode_steps=task.max_episode_steps, disable_env_checker=True, **settings
         )
+        if task.family == "navigation":
+            self._env.reset(seed=0)  # a first world is built in another way, which differs in the last digits
         (self.observation_size,) = self._env.observation_space.shape
         (self.action_size,) = self._env.action_space.shape
 

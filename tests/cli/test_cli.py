@@ -19,6 +19,8 @@ from click.testing import CliRunner, Result
 from harness import __version__
 from harness.cli import main
 from harness.data.dataset import dataset_path
+from harness.errors import UserError
+from harness.simulators import require_simulator
 from harness.store import Status, Store
 from harness.tasks import all_tasks, find_task
 
@@ -576,3 +578,137 @@ def test_checking_many_tells_all_that_is_wrong(tmp_path: Path, monkeypatch: pyte
     assert done.exit_code == 2
     assert done.stdout.count(": good, ") == 1
     assert done.stderr.count(" is missing: ") == 7
+
+
+def test_a_dataset_is_drawn_and_filtered(tmp_path: Path) -> None:
+    plain = call("data", "describe", "BallCircle", "--source", "demo", "--plot", tmp_path / "all.png")
+    assert plain.exit_code == 0, plain.output
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+    plot = plain.stdout.partition("reward return\n")[2].splitlines()
+    assert len(plot) > 16
+    assert any("|" in line for line in plot)  # cost limits
+    filtered = call("data", "describe", "BallCircle", "--source", "demo", "--filter", "density_grid={most: 2}")
+    assert filtered.exit_code == 0, filtered.output
+    assert "filtered: density_grid" in filtered.stdout.splitlines()[0]
+    counts = [int(one.stdout.partition(" trajectories")[0].rsplit("\n", 1)[1]) for one in (plain, filtered)]
+    assert counts[0] == 150
+    assert 10 < counts[1] < 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--filter", "densty=0.5"], "--filter densty=0.5: no such filter. Did you mean 'density'?"),
+        (["--filter", "density=2"], "--filter: density: Input should be less than 1"),
+        (["--filter", "density=[1"], "--filter density=[1: the value is not valid YAML"),
+        (["--filter", "density=0.1"], "DSRL has no grid that leaves 0.1 of BallRun's trajectories"),
+        (["--filter", "epsilon=3"], "outliers and epsilon want target_cost"),
+        (["--plot", "picture.doc"], "cannot write the picture 'picture.doc': Format 'doc' is not supported"),
+        (["--plot", "no/such/folder/a.png"], "cannot write the picture 'no/such/folder/a.png'"),
+    ],
+)
+def test_wrong_filters_and_pictures_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call("data", "describe", "BallRun", "--source", "demo", *options)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_collecting_many_leaves_out_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
+    need("SwimmerVelocity")
+    done = call("data", "collect", "velocity", "bullet", "--episodes", 1)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count(" is there already.") == 2  # what ships
+    path = tmp_path / "demo" / "OfflineSwimmerVelocityGymnasium-v1.hdf5"
+    assert f"Wrote {path} (demo data, not DSRL): 1 trajectories" in done.stdout
+    before = path.read_bytes()
+    again = call("data", "collect", "velocity", "--episodes", 2)
+    assert again.stdout == f"SwimmerVelocity: {path} is there already.\n"
+    assert path.read_bytes() == before
+    both = call("data", "collect", "velocity", "--output", tmp_path / "a.hdf5")
+    assert (both.exit_code, "--output goes with one task" in both.stderr) == (2, True)
+    none = call("data", "collect", "hardmean", "hardsparse")
+    assert (none.exit_code, "none of these tasks has a script" in none.stderr) == (2, True)
+
+
+def need(task: str) -> None:
+    """Skip where the task's simulator is not installed."""
+    try:
+        require_simulator(find_task(task))
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_every_family_from_data_to_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collect, train, evaluate in workers, rank and film, on one small task of each family."""
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path / "data"))
+    for task in ("PointGoal1", "SwimmerVelocity", "easysparse"):
+        need(task)
+    missing = call("run", "all-families", "--results", tmp_path / "runs")
+    assert missing.exit_code == 2
+    assert "the demo data of PointGoal1 is missing: 'lspc-bench data collect PointGoal1' makes it" in missing.stderr
+    collected = call("data", "collect", "all", "--episodes", 3)
+    assert collected.exit_code == 0, collected.output
+    overrides = ["steps=5", "seeds=1", "cost_limits=[1000]", "evaluation.final=2"]
+    options = [option for override in overrides for option in ("--set", override)]
+    done = call("run", "all-families", "--results", tmp_path / "runs", "--workers", 2, "--device", "cpu", *options)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("all-families: 12 done, 0 failed, 0 skipped.")
+    board = call("leaderboard", tmp_path / "runs").stdout
+    assert all(f"## {task} (demo data)" in board for task in ("BallRun", "PointGoal1", "SwimmerVelocity", "easysparse"))
+    film = call(
+        *("render", tmp_path / "runs", "--task", "easysparse", "--policy", "lspc-o", "--every", 100),
+        *("--output", tmp_path / "film.gif"),
+    )
+    assert film.exit_code == 0, film.output
+    assert "As evaluated." in film.stdout
+
+
+OWN = """\
+name: own
+tasks: [Reach]
+own_tasks:
+  Reach:
+    environment: lspc_bench_test_plugins:Reach-v0
+    episode_length: 20
+    cost_limits: [5]
+    reference_returns: [-20, 0]
+data: {files: {Reach: reach.hdf5}, density_grid: {cost_bins: 2, reward_bins: 2, most: 5, fewest: 0}}
+seeds: 2
+algorithms:
+  bc: {hyperparameters: {steps: 150, batch_size: 64, hidden_sizes: [32], actor_lr: 0.01}}
+evaluation: {final: 3}
+"""
+
+
+def test_an_own_task_from_its_file_to_the_leaderboard(
+    plugins: Path, tmp_path: Path, write_suite: WriteSuite, runs: Path
+) -> None:
+    import lspc_bench_test_plugins as toys
+
+    toys.write_reach(tmp_path / "reach.hdf5")
+    path = write_suite(OWN)
+    dry = call("run", path, "--dry-run", "--results", runs)
+    assert dry.exit_code == 0, dry.output
+    assert "Reach" in dry.stdout
+    for workers in (0, 2):
+        done = call("run", path, "--results", runs, "--workers", workers, "--device", "cpu", "--overwrite", "always")
+        assert done.exit_code == 0, done.output
+        board = call("leaderboard", runs, "--format", "csv").stdout
+        rows = list(csv.DictReader(board.splitlines()))
+        assert rows[1]["task"] == "Reach"
+        assert "own file reach.hdf5, filtered: density_grid" in rows[1]["data"]
+        assert float(rows[1]["normalized_reward"]) > 0.5  # it goes to the origin, as its data does
+    assert "own file reach.hdf5, filtered" in call("leaderboard", runs).stdout
+    assert "Reach" in call("status", runs).stdout
+    store = Store(runs)
+    (plan,) = store.plans()
+    record = store.record(plan.cells[0].cell)["dataset"]
+    assert (record["file"], record["source"]) == ("reach.hdf5", "own")
+    assert 0 < record["trajectories"] < 30
+    again = call("run", path, "--results", runs, "--workers", 0, "--device", "cpu")
+    assert "0 done, 0 failed, 2 skipped" in again.stdout
