@@ -6,7 +6,7 @@
 Both sides roll out the same policy, an untrained actor of OSRL's BC, in the same task on the same machine; they take
 turns, and the median of their turns counts. OSRL's side is its own ``BCTrainer.evaluate`` on DSRL's environment, in a
 process of its own, where nothing of ours but what makes the simulators importable is in place. Processes are started,
-and simulators imported, before the clock runs. The figure is environment steps a second.
+and environments made, before the clock runs. The figure is environment steps a second.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from throughput import machine
 
 from algorithms.bc import ClonedPolicy
-from harness.evaluation import Evaluator, episode_seeds
+from harness.evaluation import CHUNK, Evaluator, episode_seeds
 from harness.report.tables import markdown_table
 from harness.tasks import Task, find_task
 
@@ -106,9 +106,9 @@ def measure(task: Task, counts: list[int], episodes: int, rounds: int) -> dict[s
         answers = (line.removeprefix(MARK) for line in theirs.stdout or () if line.startswith(MARK))
         next(answers)
         evaluators = {count: Evaluator(count) for count in counts}
-        for count, evaluator in evaluators.items():
-            for future in [evaluator.submit(task, policy, [1], None) for _ in range(count)]:  # start and import
-                future[0].result()
+        for count, evaluator in evaluators.items():  # start, import, make the environments
+            for futures in [evaluator.submit(task, policy, seeds[:CHUNK], None) for _ in range(count)]:
+                futures[0].result()
         for _ in range(rounds):
             print("go", file=theirs.stdin, flush=True)
             seconds, steps = json.loads(next(answers))

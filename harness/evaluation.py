@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+TASKS_A_WORKER = 200
+"""Chunks after which a worker is replaced: MetaDrive keeps a third of a megabyte of every episode."""
 CHUNK = 10
 """Environments that are stepped in lockstep. Results depend on it in the last digits (batched matrix products)."""
 
@@ -131,13 +133,18 @@ _OPEN: dict[str, list[Environment]] = {}
 
 def _environments(task: Task, count: int) -> list[Environment]:
     """Environments of this process, made once; only one task's are kept open."""
-    for other in [key for key in _OPEN if key != task.id]:
-        for environment in _OPEN.pop(other):
-            environment.close()
+    _close_environments(but=task.id)
     environments = _OPEN.setdefault(task.id, [])
     while len(environments) < count:
         environments.append(simulators.make(task))
     return environments[:count]
+
+
+def _close_environments(but: str | None = None) -> None:
+    """Close this process's environments, except those of one task."""
+    for other in [key for key in _OPEN if key != but]:
+        for environment in _OPEN.pop(other):
+            environment.close()
 
 
 class Evaluator:
@@ -172,7 +179,7 @@ class Evaluator:
             from pebble import ProcessPool
 
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPool(self.workers, initializer=_start_worker, context=context)
+            self._pool = ProcessPool(self.workers, TASKS_A_WORKER, initializer=_start_worker, context=context)
         scheduled: Future[list[Episode]] = self._pool.schedule(roll_out, args=(task, policy, list(seeds), cost_limit))
         return scheduled
 
@@ -183,6 +190,7 @@ class Evaluator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the workers: by asking when all is well, at once when not."""
+        _close_environments()  # of this process, where it is the only worker
         if self._pool is not None:
             if kind is None:
                 self._pool.close()

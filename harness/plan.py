@@ -27,6 +27,11 @@ from harness.tasks import FAMILIES, Task, all_tasks, find_task, matches, select_
 if TYPE_CHECKING:
     from harness.algorithm import Algorithm
 
+FILES = ("data", "files")
+"""Where a suite names own files."""
+JUDGED_BY = {f"{end}_episode_{what}" for end in ("min", "max") for what in ("reward", "cost")} | {"cost_limits"}
+"""What of an own task only matters when results are read."""
+
 # Raised when what a cell's results contain changes, so that older ones are not reused.
 SCHEMA = 3
 
@@ -94,7 +99,8 @@ class Cell(BaseModel):
         return self._digest("seed", "cost_limit", "evaluation_limits")
 
     def _digest(self, *excluded: str) -> str:
-        return _digest(self.model_dump(mode="json", exclude={"data": {"file"}, **dict.fromkeys(excluded, True)}))
+        without = {"data": {"file"}, "own_task": JUDGED_BY, **dict.fromkeys(excluded, True)}
+        return _digest(self.model_dump(mode="json", exclude=without))
 
     @property
     def definition(self) -> Task:
@@ -225,11 +231,12 @@ def _tasks(file: SuiteFile) -> list[Task]:
         UserError: a pattern names none, or an own task is wrong.
     """
     own = [_own_task(file, name) for name in file.suite.own_tasks]
+    known = [key for task in (*all_tasks().values(), *own) for key in (task.id, task.name)]
     for key in file.suite.data.files:
-        try:
-            select_tasks([key], own)
-        except UserError as error:
-            raise file.error(str(error), "data", "files", key) from error
+        if key not in known:
+            raise file.error(
+                f"a file goes with one task, and none is called {key!r}.{nearest(key, known)}", *FILES, key
+            )
     chosen: set[str] = set()
     for index, pattern in enumerate(file.suite.tasks):
         try:
@@ -251,7 +258,7 @@ def _own_task(file: SuiteFile, name: str) -> Task:
     try:
         observation_size, action_size = sizes(path)
     except UserError as error:
-        raise file.error(str(error), "data", "files", name) from error
+        raise file.error(str(error), *FILES, name) from error
     return Task(
         id=name,
         name=name,
@@ -264,7 +271,7 @@ def _own_task(file: SuiteFile, name: str) -> Task:
         max_episode_reward=given.reference_returns[1],
         min_episode_cost=0.0,
         max_episode_cost=max(given.cost_limits),
-        dataset_file=path.name,
+        dataset_file="",
         environment=given.environment,
     )
 
@@ -287,7 +294,7 @@ def _data(file: SuiteFile, task: Task) -> CellData:
             sha256 = file_sha256(path)
         except OSError as error:
             message = f"cannot read the dataset of {task.name}, {str(path)!r}: {error.strerror}"
-            raise file.error(message, "data", "files", key) from error
+            raise file.error(message, *FILES, key) from error
         return CellData(source="own", file=str(path), sha256=sha256, filters=data.filters)
     return CellData(source=data.source, filters=data.filters)
 

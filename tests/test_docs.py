@@ -17,8 +17,8 @@ from algorithms import BUILTINS
 from harness.algorithm import Replica
 from harness.cli import main
 from harness.contract import Contract
-from harness.suite import SuiteFile
-from harness.tasks import find_task
+from harness.suite import Data, Evaluation, Suite, SuiteFile
+from harness.tasks import all_tasks, find_task
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,6 +55,28 @@ def test_the_hyperparameters_of_the_manual_are_up_to_date() -> None:
     script = ROOT / "docs" / "write_hyperparameters.py"
     result = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout.strip()) == (0, "all up to date"), result.stderr
+
+
+def test_the_table_of_tasks_is_up_to_date() -> None:
+    """If not: python docs/write_tasks.py, behind benchmarks/simulators.py where a simulator changed."""
+    script = ROOT / "docs" / "write_tasks.py"
+    result = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout.strip()) == (0, "up to date"), result.stderr
+    page = (ROOT / "docs" / "tasks.md").read_text()
+    for task in all_tasks().values():
+        assert f"| {task.name} " in page
+
+
+def test_every_key_of_a_suite_is_in_the_manual() -> None:
+    text = block("docs/suites.md", "yaml", "my-study")
+    keys = [*Suite.model_fields, *Evaluation.model_fields, *Data.model_fields]
+    assert [key for key in keys if not re.search(rf"^ *{key}:", text, flags=re.MULTILINE)] == []
+
+
+def test_the_suite_of_an_own_task_in_the_manual_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(block("docs/data.md", "yaml", "Warehouse"))
+    assert SuiteFile(path).suite.own_tasks["Warehouse"].cost_limits == [5, 10]
 
 
 @pytest.mark.parametrize("name", [name for name in BUILTINS if not name.startswith("osrl-")])

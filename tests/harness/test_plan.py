@@ -452,6 +452,14 @@ def test_an_own_task_is_planned_as_the_file_says(own: Callable[..., SuiteFile]) 
     assert [one.cell.hash for one in again.cells] == [one.cell.hash for one in plan.cells]
 
 
+def test_what_an_own_task_is_judged_by_needs_no_new_run(own: Callable[..., SuiteFile]) -> None:
+    before = {planned.cell.hash for planned in make_plan(own()).cells}
+    judged = OWN.replace("[2, 4]", "[3]").replace("[-10, 0]", "[-20, 5]")
+    assert {planned.cell.hash for planned in make_plan(own(judged)).cells} == before
+    longer = make_plan(own(OWN.replace("episode_length: 20", "episode_length: 30")))
+    assert not before & {planned.cell.hash for planned in longer.cells if planned.cell.task == "Reach"}
+
+
 def test_an_own_file_takes_the_place_of_dsrls(own: Callable[..., SuiteFile]) -> None:
     base = "name: mine\ntasks: [BallRun]\nalgorithms: [bc]\ndata: {files: {BallRun: mine.hdf5}}\n"
     with pytest.raises(UserError, match=r"suite.yaml:4: cannot read the dataset of BallRun, .*mine.hdf5'"):
@@ -476,7 +484,13 @@ def test_an_own_file_takes_the_place_of_dsrls(own: Callable[..., SuiteFile]) -> 
         ("  Reach:\n", "  all:\n", 4, "'all' cannot be a task's name"),
         ("files: {Reach: reach.hdf5}, ", "", 4, "which file holds the dataset of Reach? Say so under data.files"),
         ("reach.hdf5", "suite.yaml", 9, "it is no HDF5 file"),
-        ("{Reach: reach.hdf5}", "{Reach: reach.hdf5, Rech: x}", 9, "no task matches 'Rech'. Did you mean 'Reach'?"),
+        ("{Reach: reach.hdf5}", "{Reach: reach.hdf5, Rech: x}", 9, "none is called 'Rech'. Did you mean 'Reach'?"),
+        (
+            "{Reach: reach.hdf5}",
+            "{Reach: reach.hdf5, Ball*: x}",
+            9,
+            "a file goes with one task, and none is called 'Ball*'",
+        ),
         ("[Reach, BallRun]", "[Rech]", 2, "no task matches 'Rech'. Did you mean 'Reach'?"),
         ("[-10, 0]", "[0, -10]", 8, "wants the lower return first"),
         ("[2, 4]", "[2, 2]", 7, "names a value twice"),
