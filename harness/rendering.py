@@ -56,10 +56,9 @@ def film(
         Pictures (height, width, 3), all of one size, and how the episode went.
     """
     task = cell.definition
-    seeds = episode_seeds(task, cell.seed, cell.evaluation.final)
-    first = episode if simulators.lives_alone(task) else episode // CHUNK * CHUNK
-    seeds = seeds[first : first + 1] if simulators.lives_alone(task) else seeds[first : first + CHUNK]
-    index = episode - first
+    together = 1 if simulators.lives_alone(task) else CHUNK
+    first, index = episode // together * together, episode % together
+    seeds = episode_seeds(task, cell.seed, cell.evaluation.final)[first : first + together]
     environments = [simulators.make(task, drawn=place == index) for place in range(len(seeds))]
     shown = environments[index]
     pictures: list[Picture] = []

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,7 +19,7 @@ from harness.algorithm import Replica
 from harness.cli import main
 from harness.contract import Contract
 from harness.suite import Data, Evaluation, Suite, SuiteFile
-from harness.tasks import all_tasks, find_task
+from harness.tasks import all_tasks, find_task, select_tasks
 
 ROOT = Path(__file__).parent.parent
 
@@ -101,13 +102,21 @@ def commands() -> list[str]:
 def test_the_commands_of_the_manual_exist(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every word of them is understood; files and results that the reader would have are not there."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
     arguments = shlex.split(line)[1:]
+    if arguments[:2] in (["data", "download"], ["data", "collect"]):  # these would work for long
+        command: click.Command = main
+        while isinstance(command, click.Group):
+            command = command.commands[arguments.pop(0)]
+        assert select_tasks(command.make_context(command.name, arguments).params["patterns"])
+        return
     if arguments[0] == "run" and "--dry-run" not in arguments:
         arguments.append("--dry-run")
     result = CliRunner().invoke(main, arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit)
     absent = (
         "no results folder",
+        " is missing: ",
         "no such suite: 'my-suite.yaml'",
         "unknown algorithm 'my-clone'",
         "unknown algorithm 'my-plugin'",

@@ -140,6 +140,8 @@ def apply(filters: Filters, dataset: Dataset) -> Dataset:
     finished = len(every) - int(every.unfinished)
     starts, lengths = every.starts[:finished].tolist(), every.lengths[:finished].tolist()
     ranges = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    if not ranges:
+        raise UserError("it holds no finished trajectory to filter", where=str(dataset.path))
     # Sums in float32, each by itself, as DSRL has them: bounds and bins compare them.
     costs = np.array([arrays["costs"][rows].sum() for rows in ranges], dtype=np.float32)
     rewards = np.array([arrays["rewards"][rows].sum() for rows in ranges], dtype=np.float32)
@@ -187,8 +189,6 @@ def _bounds(task: Task, costs: Floats, rewards: Floats) -> Bounds:
 
 def _thinned(costs: Floats, rewards: Floats, bounds: Bounds, grid: DensityGrid, seed: int) -> NDArray[np.int64]:
     """The trajectories inside the bounds that the grid keeps (dsrl's ``grid_filter``)."""
-    if not len(costs):
-        return np.zeros(0, dtype=np.int64)
     cost_low, cost_high, reward_low, reward_high = bounds
     cost_inside, cost_bins = _binned(costs, cost_low, cost_high, grid.cost_bins)
     reward_inside, reward_bins = _binned(rewards, reward_low, reward_high, grid.reward_bins)
@@ -224,7 +224,10 @@ def _choose_outliers(
 
 def _disguise(arrays: dict[str, NDArray[Any]], rows: slice, cost: int, generator: np.random.Generator) -> None:
     """Let a trajectory look as if it cost little and earned half as much again."""
-    steps = generator.choice(np.arange(rows.stop - rows.start), cost, replace=False)
+    length = rows.stop - rows.start
+    if cost > length:
+        raise UserError(f"outliers cannot let a trajectory of {length} steps cost {cost}: lower target_cost")
+    steps = generator.choice(np.arange(length), cost, replace=False)
     arrays["costs"][rows] = 0
     arrays["costs"][rows.start + steps] = 1
     arrays["rewards"][rows] *= 1.5

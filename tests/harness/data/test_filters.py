@@ -201,6 +201,14 @@ def test_an_unfinished_trajectory_is_left_out() -> None:
     assert len(filtered) == ends[-2] + 1
 
 
+def test_nothing_finished_is_nothing_to_filter() -> None:
+    dataset = make(0, count=1)
+    for flag in ("terminals", "timeouts"):
+        dataset.arrays[flag][:] = False
+    with pytest.raises(UserError, match="no finished trajectory"):
+        apply(Filters(noise=0.1), dataset)
+
+
 def test_a_seed_says_which() -> None:
     dataset = make(0)
 
@@ -218,6 +226,7 @@ def test_a_seed_says_which() -> None:
         ({"epsilon": -1e9, "target_cost": 1e9}, "epsilon -1e.09 finds no unsafe trajectory at target_cost 1e.09"),
         ({"density_grid": DensityGrid(fewest=1000, most=1001)}, "leave no trajectory"),
         ({"epsilon": 1e9, "target_cost": 1e9}, "leave no trajectory"),
+        ({"outliers": 0.05, "target_cost": 1e6}, r"cannot let a trajectory of \d+ steps cost \d+: lower target_cost"),
     ],
 )
 def test_a_filter_that_finds_nothing_says_so(settings: dict[str, Any], message: str) -> None:
