@@ -28,8 +28,7 @@ from algorithms.osrl import sequence_dataset, silence
 from harness import registry
 from harness.algorithm import Replica
 from harness.data.dataset import KEYS, Dataset
-from harness.data.draws import Draws
-from harness.data.sampling import make_sampler
+from harness.data.draws import prepare
 from harness.memory import keep_freed_memory
 from harness.report.tables import markdown_table
 from harness.tasks import find_task
@@ -69,9 +68,7 @@ def our_step(name: str, count: int, data: Dataset, config: Any, device: str) -> 
     kind = registry.load(name)
     replicas = [Replica(seed, 10.0) for seed in range(count)]
     selections = [kind.select(data, config, one) for one in replicas]
-    replicas = [replace(one, statistics=kept.statistics) for one, kept in zip(replicas, selections, strict=True)]
-    sampler = make_sampler(data, kind.columns(config), selections, kind.sequence_length(config), device)
-    draws = Draws(replicas, sampler, config.batch_size, kind.noise(config, TASK), device)
+    replicas, draws = prepare(kind, config, data, replicas, selections, device)
     algorithm = kind(config, TASK, replicas, device)
     steps = iter(range(10**9))
     return lambda: algorithm.update(*draws.at(next(steps)))

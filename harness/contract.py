@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness import registry
 from harness.algorithm import Algorithm, Policy, Replica
 from harness.data.dataset import Dataset, load_dataset
-from harness.data.draws import Draws
-from harness.data.sampling import make_sampler
+from harness.data.draws import Draws, prepare
 from harness.errors import UserError
 from harness.tasks import all_tasks, find_task
 
@@ -91,13 +90,7 @@ class Contract:
         depends = self.kind.depends_on_cost_limit(self.config)
         replicas = [Replica(seed, LIMIT + 10 * seed if depends else None, "contract") for seed in seeds]
         selections = [self.kind.select(self.dataset, self.config, replica) for replica in replicas]
-        replicas = [
-            replace(one, statistics=chosen.statistics) for one, chosen in zip(replicas, selections, strict=True)
-        ]
-        columns, length = self.kind.columns(self.config), self.kind.sequence_length(self.config)
-        sampler = make_sampler(self.dataset, columns, selections, length, dtype=dtype)
-        noise = self.kind.noise(self.config, self.task)
-        draws = Draws(replicas, sampler, self.config.batch_size, noise, dtype=dtype)
+        replicas, draws = prepare(self.kind, self.config, self.dataset, replicas, selections, dtype=dtype)
         return Run(self.kind(self.config, self.task, replicas, "cpu", dtype), draws)
 
     @property

@@ -99,7 +99,7 @@ class Cell(BaseModel):
         return self._digest("seed", "cost_limit", "evaluation_limits")
 
     def _digest(self, *excluded: str) -> str:
-        without = {"data": {"file"}, "own_task": JUDGED_BY, **dict.fromkeys(excluded, True)}
+        without: Any = {"data": {"file"}, "own_task": JUDGED_BY, **dict.fromkeys(excluded, True)}
         return _digest(self.model_dump(mode="json", exclude=without))
 
     @property
@@ -277,8 +277,8 @@ def _own_task(file: SuiteFile, name: str) -> Task:
 
 
 def _own_file(file: SuiteFile, key: str) -> Path:
-    """The path of an own file; a relative one starts at the suite's folder."""
-    return (file.path.parent / Path(file.suite.data.files[key]).expanduser()).absolute()
+    """The path of an own file."""
+    return file.folder(*FILES, key) / Path(file.suite.data.files[key]).expanduser()
 
 
 def _data(file: SuiteFile, task: Task) -> CellData:

@@ -186,6 +186,11 @@ class SuiteFile:
                 return UserError(message, where=f"{self.path}:{self._lines[prefix]}")
         return UserError(message, where=str(self.path))
 
+    def folder(self, *place: str) -> Path:
+        """Where a relative path at a place of the suite starts: in the suite's folder, or where ``--set`` was typed."""
+        typed = any(place[:end] in self._overridden for end in range(1, len(place) + 1))
+        return Path.cwd() if typed else self.path.parent.absolute()
+
     def _override(self, content: dict[str, Any], override: str) -> None:
         key, equals, text = override.partition("=")
         place = tuple(key.split("."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,7 @@ from torch import Tensor
 from harness import registry
 from harness.algorithm import Policy, Selection
 from harness.data.dataset import Dataset
-from harness.data.draws import Draws
-from harness.data.sampling import make_sampler
+from harness.data.draws import prepare
 from harness.errors import UserError
 from harness.evaluation import Episode, Evaluator, episode_seeds
 from harness.plan import Cell, Job
@@ -70,21 +69,9 @@ class Training:
         self.evaluation = job.cells[0].evaluation
         self.steps = config.steps
         self.log_every = max(1, self.steps // LOG_POINTS)
-        replicas = [
-            replace(cell.replica, statistics=chosen.statistics)
-            for cell, chosen in zip(job.cells, selections, strict=True)
-        ]
+        replicas = [cell.replica for cell in job.cells]
+        replicas, self.draws = prepare(algorithm, config, dataset, replicas, selections, device, dtype)
         self.algorithm = algorithm(config, job.task, replicas, device, dtype)
-        self.draws = Draws(
-            replicas,
-            make_sampler(
-                dataset, algorithm.columns(config), selections, algorithm.sequence_length(config), device, dtype
-            ),
-            config.batch_size,
-            algorithm.noise(config, job.task),
-            device,
-            dtype,
-        )
         self.step = 0
         self.seconds = 0.0
         self.curve: list[Row] = []

@@ -7,13 +7,15 @@ neither the group nor the moment of a checkpoint changes what an agent sees.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.algorithm import Replica
-from harness.data.sampling import Sampler
+from harness.algorithm import Algorithm, Config, Replica, Selection
+from harness.data.dataset import Dataset
+from harness.data.sampling import Sampler, make_sampler
 
 BLOCK = 64
 """Steps to a block. Results depend on it: a change is a change of every algorithm's version."""
@@ -81,3 +83,23 @@ class Draws:
                 noise[name].append(numbers)
         self._drawn = torch.stack(drawn, 1)
         self._noise = {name: torch.stack(numbers, 1) for name, numbers in noise.items()}
+
+
+def prepare(
+    algorithm: type[Algorithm[Config]],
+    config: Config,
+    dataset: Dataset,
+    replicas: Sequence[Replica],
+    selections: Sequence[Selection],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[list[Replica], Draws]:
+    """What a group of agents trains on.
+
+    Returns:
+        The replicas, with what their selections measured in the data, and their draws.
+    """
+    replicas = [replace(one, statistics=kept.statistics) for one, kept in zip(replicas, selections, strict=True)]
+    columns, length = algorithm.columns(config), algorithm.sequence_length(config)
+    sampler = make_sampler(dataset, columns, selections, length, device, dtype)
+    return replicas, Draws(replicas, sampler, config.batch_size, algorithm.noise(config, dataset.task), device, dtype)

@@ -60,10 +60,9 @@ def make(task: Task, drawn: bool = False) -> Environment:
     """
     if task.family != "own":
         require_simulator(task)
-    if drawn:  # read by MuJoCo, pygame and Bullet; what the user set stays
+    if drawn:  # read by MuJoCo and pygame when they first draw; what the user set stays
         os.environ.setdefault("MUJOCO_GL", "egl")
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        os.environ.setdefault("PYBULLET_EGL", "1")
     module, name = {
         "bullet": ("bullet", "BulletEnvironment"),
         "navigation": ("safety_gymnasium", "SafetyGymnasiumEnvironment"),

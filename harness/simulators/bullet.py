@@ -21,7 +21,9 @@ class BulletEnvironment:
 
     def __init__(self, task: Task, drawn: bool = False) -> None:
         self._muted = muted if drawn else nullcontext  # the renderer greets, in C
-        with seeded(0), real_streams(), self._muted():  # creating bodies draws from numpy's global generator, too
+        renderer = with_renderer if drawn else nullcontext
+        # Creating bodies draws from numpy's global generator, too.
+        with seeded(0), real_streams(), self._muted(), renderer():
             import bullet_safety_gym  # noqa: F401  # registers the environments
             import gymnasium
 
@@ -91,6 +93,18 @@ class BulletEnvironment:
         if environment.stored_state_id >= 0:  # else nothing happened yet, and no state is restored
             environment.bc.resetBasePositionAndOrientation(environment.agent.body_id, (0, 0, 1000), (0, 0, 0, 1))
             environment.bc.performCollisionDetection()
+
+
+@contextmanager
+def with_renderer() -> Iterator[None]:
+    """Let environments that are made inside the block draw by EGL, unless the user decided about it."""
+    decided = "PYBULLET_EGL" in os.environ
+    os.environ.setdefault("PYBULLET_EGL", "1")
+    try:
+        yield
+    finally:
+        if not decided:
+            del os.environ["PYBULLET_EGL"]
 
 
 @contextmanager

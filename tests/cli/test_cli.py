@@ -226,7 +226,7 @@ def test_a_failing_cell_is_recorded_and_tried_again_alone(
         if (planned.label, planned.cell.seed) == ("toy", 1)
     )
     others = {name for name in before if not name.startswith((failed, "jobs/"))}
-    assert len(others) == 5 * 5
+    assert len(others) == 5 * 6
     after = written(runs)
     assert {name: after[name] for name in others} == {name: before[name] for name in others}
     assert [key for key, now in states(runs).items() if now.state != "done"] == ([] if healed else [("toy", 1)])

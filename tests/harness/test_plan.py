@@ -477,6 +477,18 @@ def test_an_own_file_takes_the_place_of_dsrls(own: Callable[..., SuiteFile]) -> 
     assert before.isdisjoint(planned.cell.hash for planned in make_plan(file).cells)
 
 
+def test_a_file_that_is_typed_lies_where_one_is(
+    own: Callable[..., SuiteFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert make_plan(own()).data["Reach"].file == str(tmp_path / "reach.hdf5")
+    typed = ("data.files.Reach=../reach.hdf5",)
+    assert make_plan(own(overrides=typed)).data["Reach"].file == str(tmp_path / "here/../reach.hdf5")
+    with pytest.raises(UserError, match=r"--set data.files.Reach=reach.hdf5: .*there is no such file"):
+        make_plan(own(overrides=("data.files.Reach=reach.hdf5",)))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [

@@ -138,6 +138,15 @@ def test_bullet_leaves_global_generators_and_standard_output_alone(capfd: pytest
     assert capfd.readouterr().out == ""
 
 
+def test_drawing_one_bullet_environment_does_not_make_the_next_one_draw(capfd: pytest.CaptureFixture[str]) -> None:
+    for drawn in (True, False):
+        environment = simulators.make(find_task("BallRun"), drawn=drawn)
+        environment.reset(0)
+        environment.close()
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
 def test_bullet_can_be_made_where_standard_output_has_no_file_descriptor() -> None:
     stand_in = io.TextIOWrapper(io.BytesIO())
     with contextlib.redirect_stdout(stand_in), contextlib.redirect_stderr(stand_in):

@@ -68,7 +68,7 @@ class Results:
         old = [self.store.episodes(cell)] if self.store.status(cell).state == "done" else []
         frame = pd.concat([*old, pd.DataFrame(rows).astype({"cost_limit": "float64"})])
         record = {"dataset": {"sha256": "0"}}
-        self.store.write_results(cell, record, frame, pd.DataFrame({"step": [100]}), {"p/w": torch.zeros(1)})
+        self.store.write_results(cell, record, frame, pd.DataFrame({"step": [100]}), {"p": {"w": torch.zeros(1)}}, {})
 
     def episodes(self) -> pd.DataFrame:
         return final_episodes(self.store, self.plan)

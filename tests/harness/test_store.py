@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -48,7 +49,9 @@ def store(tmp_path: Path) -> Store:
 
 def write_results(store: Store, one: Cell, cost: float = 1.0) -> None:
     frame = pd.DataFrame({"step": [3], "cost": [cost]})
-    store.write_results(one, {"device": "cpu"}, frame, frame, {"bc/weights": torch.ones(2)})
+    store.write_results(
+        one, {"device": "cpu"}, frame, frame, {"bc": {"weights": torch.ones(2)}}, {"mean": np.arange(3.0)}
+    )
 
 
 # Atomic writes
@@ -169,6 +172,8 @@ def test_results_come_back(store: Store) -> None:
     write_results(store, cell())
     assert store.episodes(cell()).to_dict("list") == {"step": [3], "cost": [1.0]}
     assert store.training(cell()).to_dict("list") == {"step": [3], "cost": [1.0]}
+    assert {name: list(state) for name, state in store.policies(cell()).items()} == {"bc": ["weights"]}
+    assert store.statistics(cell())["mean"].tolist() == [0, 1, 2]
     record = store.record(cell())
     assert Cell.model_validate(record["cell"]).hash == cell().hash
     assert record["device"] == "cpu"

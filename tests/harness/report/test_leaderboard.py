@@ -63,7 +63,9 @@ def make(tmp_path: Path) -> Make:
             if finished(first, task.name, cell.seed):
                 record = {"dataset": {"sha256": sha256(first, task.name)}}
                 curve = pd.DataFrame({"step": [100]})
-                store.write_results(cell, record, episodes(planned.rows, task, scores), curve, {"p": torch.zeros(1)})
+                store.write_results(
+                    cell, record, episodes(planned.rows, task, scores), curve, {"p": {"w": torch.zeros(1)}}, {}
+                )
         return make_leaderboard(store, plan)
 
     return make

@@ -180,6 +180,7 @@ def write_reach(path: Path, episodes: int = 30, length: int = 20) -> None:
     environment, generator = Reach(), np.random.default_rng(0)
     rows = []
     for seed in range(episodes):
+        np.random.seed(seed)  # the environment draws from it, too
         observation, _ = environment.reset(seed=seed)
         for step in range(length):
             action = np.clip(-observation * 5 + generator.normal(0, 0.3, 2), -1, 1)
