@@ -638,7 +638,15 @@ def test_a_full_disk(server: Server, tmp_path: Path) -> None:
     assert not (tmp_path / NAME).exists()
 
 
-def test_an_interrupt_stops_at_once_and_keeps_what_came(server: Server, folder: Path) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A job in the background is started with interrupts ignored, and so would be this test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_stops_at_once_and_keeps_what_came(server: Server, folder: Path, interruptible: None) -> None:
     """While one thread waits for content, one for headers and one for its next attempt."""
     third = find_task("CarRun")
     server.serve(Answer(drop=5000, pause=20))
