@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 TASKS_A_WORKER = 200
-"""Chunks after which a worker is replaced: MetaDrive keeps a third of a megabyte of every episode."""
+"""Chunks after which a worker is replaced: MetaDrive keeps some memory of every episode."""
 CHUNK = 10
 """Environments that are stepped in lockstep. Results depend on it in the last digits (batched matrix products)."""
 

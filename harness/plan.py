@@ -22,7 +22,7 @@ from harness.errors import UserError, nearest
 from harness.files import file_sha256
 from harness.simulators import require_simulator
 from harness.suite import Evaluation, SuiteFile
-from harness.tasks import FAMILIES, Task, all_tasks, find_task, matches, select_tasks
+from harness.tasks import FAMILIES, Task, all_names, all_tasks, find_task, matches, select_tasks
 
 if TYPE_CHECKING:
     from harness.algorithm import Algorithm
@@ -231,7 +231,7 @@ def _tasks(file: SuiteFile) -> list[Task]:
         UserError: a pattern names none, or an own task is wrong.
     """
     own = [_own_task(file, name) for name in file.suite.own_tasks]
-    known = [key for task in (*all_tasks().values(), *own) for key in (task.id, task.name)]
+    known = all_names((*all_tasks().values(), *own))
     for key in file.suite.data.files:
         if key not in known:
             raise file.error(
@@ -250,7 +250,7 @@ def _own_task(file: SuiteFile, name: str) -> Task:
     given = file.suite.own_tasks[name]
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in ("all", "own", *FAMILIES):
         raise file.error(f"{name!r} cannot be a task's name: letters, digits, '_', '.', '-'", "own_tasks", name)
-    if any(name in (task.id, task.name) for task in all_tasks().values()):
+    if name in all_names(all_tasks().values()):
         raise file.error(f"{name!r} is a task of DSRL: call yours something else", "own_tasks", name)
     if name not in file.suite.data.files:
         raise file.error(f"which file holds the dataset of {name}? Say so under data.files", "own_tasks", name)
@@ -287,7 +287,7 @@ def _data(file: SuiteFile, task: Task) -> CellData:
         data.filters.grid(task)
     except UserError as error:
         raise file.error(str(error), "data", "density") from error
-    key = next((key for key in data.files if key in (task.id, task.name)), None)
+    key = next((key for key in data.files if key in task.names), None)
     if key is not None:
         path = _own_file(file, key)
         try:

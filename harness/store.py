@@ -161,11 +161,12 @@ class Store:
             with replacing(folder / f"{name}.parquet") as temporary:
                 frame.to_parquet(temporary, index=False)
         with replacing(folder / "policy.safetensors") as temporary:
-            states = policies.items()
-            save_file(
-                {f"{name}/{key}": tensor.contiguous() for name, state in states for key, tensor in state.items()},
-                temporary,
-            )
+            weights = {
+                f"{name}/{key}": tensor.contiguous()
+                for name, state in policies.items()
+                for key, tensor in state.items()
+            }
+            save_file(weights, temporary)
         with replacing(folder / "statistics.safetensors") as temporary:
             save_arrays({key: np.ascontiguousarray(values) for key, values in statistics.items()}, temporary)
         write_json(folder / "cell.json", {"cell": cell.model_dump(mode="json"), **record})

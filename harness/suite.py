@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from harness.data.dataset import FoundSource
 from harness.data.filters import Filters
 from harness.errors import UserError, nearest
 
@@ -67,7 +68,7 @@ class Evaluation(_Model):
 class Data(_Model, Filters):
     """Which data is trained on."""
 
-    source: Literal["dsrl", "demo"] = Field(
+    source: FoundSource = Field(
         "dsrl", description="dsrl, or demo: small scripted data, shipped or made by 'lspc-bench data collect'"
     )
     files: dict[str, str] = Field({}, description="own files by task; a relative path starts at the suite's folder")

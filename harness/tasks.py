@@ -44,6 +44,11 @@ class Task:
     dataset_file: str
     environment: str = ""
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """What it is called: its id and its name."""
+        return self.id, self.name
+
     def normalize_reward(self, episode_return: Values) -> Values:
         """(R - min) / (max - min), as ``OfflineEnv.get_normalized_score`` of DSRL has it; not clipped."""
         span = self.max_episode_reward - self.min_episode_reward
@@ -87,10 +92,16 @@ def find_task(name: str) -> Task:
         UserError: there is none.
     """
     for task in all_tasks().values():
-        if name in (task.id, task.name):
+        if name in task.names:
             return task
-    known = [key for task in all_tasks().values() for key in (task.id, task.name)]
-    raise UserError(f"unknown task {name!r}.{nearest(name, known)} 'lspc-bench tasks' lists them.")
+    raise UserError(
+        f"unknown task {name!r}.{nearest(name, all_names(all_tasks().values()))} 'lspc-bench tasks' lists them."
+    )
+
+
+def all_names(tasks: Iterable[Task]) -> list[str]:
+    """What the tasks are called."""
+    return [name for task in tasks for name in task.names]
 
 
 def select_tasks(patterns: Iterable[str], own: Iterable[Task] = ()) -> list[Task]:
@@ -111,9 +122,8 @@ def select_tasks(patterns: Iterable[str], own: Iterable[Task] = ()) -> list[Task
     for pattern in patterns:
         matched = {task.id for task in tasks if matches(task, pattern)}
         if not matched:
-            known = [key for task in tasks for key in (task.id, task.name)]
             raise UserError(
-                f"no task matches {pattern!r}.{nearest(pattern, [*known, *FAMILIES, 'all'])} "
+                f"no task matches {pattern!r}.{nearest(pattern, [*all_names(tasks), *FAMILIES, 'all'])} "
                 "'lspc-bench tasks' lists them."
             )
         chosen |= matched

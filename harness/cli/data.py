@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli.download import download
 
 if TYPE_CHECKING:
+    from harness.data.dataset import FoundSource
     from harness.data.filters import Filters
     from harness.tasks import Task
-
-FileSource = Literal["dsrl", "demo"]
 
 
 @click.group()
@@ -103,7 +102,7 @@ def _collect(task: Task, path: Path, episodes: int | None, seed: int) -> None:
 @click.argument("patterns", nargs=-1, required=True, metavar="TASK|FAMILY|GLOB|all...")
 @_which_file
 @click.pass_context
-def check(ctx: click.Context, patterns: tuple[str, ...], source: FileSource, path: Path | None) -> None:
+def check(ctx: click.Context, patterns: tuple[str, ...], source: FoundSource, path: Path | None) -> None:
     """Check datasets: everything that is wrong with each, at once, and whether it changed since its first use."""
     from harness.data.dataset import load_dataset
     from harness.errors import UserError
@@ -140,7 +139,7 @@ def check(ctx: click.Context, patterns: tuple[str, ...], source: FileSource, pat
 @click.option(
     "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Save the scatter, e.g. as PNG."
 )
-def describe(task: str, source: FileSource, path: Path | None, settings: tuple[str, ...], plot: Path | None) -> None:
+def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[str, ...], plot: Path | None) -> None:
     """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter."""
     from harness.data.dataset import load_dataset
     from harness.data.filters import apply

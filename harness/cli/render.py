@@ -90,11 +90,11 @@ def _choose(
         UserError: there is none, with what there is.
     """
     from harness.errors import UserError, nearest
+    from harness.tasks import all_names
 
-    names = [key for found in plan.tasks.values() for key in (found.id, found.name)]
-    here = [one for one in plan.cells if task in (one.cell.task, one.cell.definition.name)]
+    here = [one for one in plan.cells if task in one.cell.definition.names]
     if not here:
-        raise UserError(f"the suite {plan.suite} has no task {task!r}.{nearest(task, names)}")
+        raise UserError(f"the suite {plan.suite} has no task {task!r}.{nearest(task, all_names(plan.tasks.values()))}")
     rows = list(dict.fromkeys(name for one in here for name in one.rows.values()))
     here = [one for one in here if row in one.rows.values()]
     if not here:

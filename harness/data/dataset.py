@@ -18,7 +18,9 @@ from harness.errors import UserError
 from harness.files import file_sha256
 from harness.tasks import Task
 
-Source = Literal["dsrl", "demo", "own"]
+FoundSource = Literal["dsrl", "demo"]
+"""Whose files are found by the task alone."""
+Source = Literal[FoundSource, "own"]
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
 COLUMNS = (
     "observations",
@@ -101,7 +103,7 @@ def shipped_demo(task: Task) -> Path:
     return Path(__file__).parent / "demo" / f"{task.id}.hdf5"
 
 
-def dataset_path(task: Task, source: Literal["dsrl", "demo"]) -> Path:
+def dataset_path(task: Task, source: FoundSource) -> Path:
     """Where a task's file is looked for: in :func:`data_folder`; demo data that does not ship, in its ``demo``."""
     if source == "dsrl":
         return data_folder() / task.dataset_file
@@ -109,7 +111,7 @@ def dataset_path(task: Task, source: Literal["dsrl", "demo"]) -> Path:
     return shipped if shipped.exists() else data_folder() / "demo" / shipped.name
 
 
-def require_file(task: Task, source: Literal["dsrl", "demo"]) -> Path:
+def require_file(task: Task, source: FoundSource) -> Path:
     """The path of a task's file.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from harness.tasks import Task
 
 FloatArray = NDArray[np.float32]
 Picture = NDArray[np.uint8]
+Step = tuple[FloatArray, float, float, bool, bool]
+"""Observation, reward, cost, terminated, truncated."""
 
 
 class Environment(Protocol):
@@ -33,7 +35,7 @@ class Environment(Protocol):
         other environments, nor on the state of global generators, which stays as it is.
         """
 
-    def step(self, action: FloatArray) -> tuple[FloatArray, float, float, bool, bool]:
+    def step(self, action: FloatArray) -> Step:
         """Take one step with an action ``(action_size,)`` in [-1, 1].
 
         Returns:
@@ -46,6 +48,11 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """Free the simulator; may be called twice."""
+
+
+def outcome(observation: Any, reward: Any, cost: Any, terminated: Any, truncated: Any) -> Step:
+    """A step as the simulators give it, in the interface's types."""
+    return np.asarray(observation, dtype=np.float32), float(reward), float(cost), bool(terminated), bool(truncated)
 
 
 def make(task: Task, drawn: bool = False) -> Environment:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.simulators import FloatArray, Picture
+from harness.simulators import FloatArray, Picture, Step, outcome
 from harness.simulators.seeding import seeded
 from harness.tasks import Task
 
@@ -44,16 +44,10 @@ class BulletEnvironment:
             observation, _ = self._env.reset()
         return np.asarray(observation, dtype=np.float32)
 
-    def step(self, action: FloatArray) -> tuple[FloatArray, float, float, bool, bool]:
+    def step(self, action: FloatArray) -> Step:
         """Take one step; see :meth:`harness.simulators.Environment.step`."""
         observation, reward, terminated, truncated, info = self._env.step(action)
-        return (
-            np.asarray(observation, dtype=np.float32),
-            float(reward),
-            float(info["cost"]),
-            bool(terminated),
-            bool(truncated),
-        )
+        return outcome(observation, reward, info["cost"], terminated, truncated)
 
     def draw(self) -> Picture:
         """How it looks now; see :meth:`harness.simulators.Environment.draw`."""

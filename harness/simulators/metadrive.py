@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.simulators import FloatArray, Picture
+from harness.simulators import FloatArray, Picture, Step, outcome
 from harness.simulators.seeding import seeded
 from harness.tasks import Task
 
@@ -78,7 +78,7 @@ class MetaDriveEnvironment:
         self._steps = 0
         return np.asarray(observation, dtype=np.float32)
 
-    def step(self, action: FloatArray) -> tuple[FloatArray, float, float, bool, bool]:
+    def step(self, action: FloatArray) -> Step:
         """Take one step; see :meth:`harness.simulators.Environment.step`.
 
         Speed above 10 km/h and nearness cost a little in every step, as DSRL has it.
@@ -87,14 +87,10 @@ class MetaDriveEnvironment:
         self._steps += 1
         too_fast = max(0, 1e-2 * (info["velocity"] - 10.0))
         too_near = 1e-2 * max(0, 0.1 - np.min(observation[-LIDAR:])) ** 2
-        return (
-            np.asarray(observation, dtype=np.float32),
-            float(reward),
-            float(info["cost"] + too_fast + too_near),
-            bool(info["arrive_dest"] or info["crash"] or info["out_of_road"]),
-            # MetaDrive's own horizon ends an episode a step later than gymnasium's limit, which DSRL registers.
-            bool(info["max_step"] or self._steps >= self._limit),
-        )
+        terminated = info["arrive_dest"] or info["crash"] or info["out_of_road"]
+        # MetaDrive's own horizon ends an episode a step later than gymnasium's limit, which DSRL registers.
+        truncated = info["max_step"] or self._steps >= self._limit
+        return outcome(observation, reward, info["cost"] + too_fast + too_near, terminated, truncated)
 
     def draw(self) -> Picture:
         """How it looks now; see :meth:`harness.simulators.Environment.draw`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.simulators import FloatArray, Picture
+from harness.simulators import FloatArray, Picture, Step, outcome
 from harness.simulators.navigation import sky, speed_up
 from harness.tasks import Task
 
@@ -41,10 +41,10 @@ class SafetyGymnasiumEnvironment:
             observation, _ = self._env.reset(seed=seed)
         return np.asarray(observation, dtype=np.float32)
 
-    def step(self, action: FloatArray) -> tuple[FloatArray, float, float, bool, bool]:
+    def step(self, action: FloatArray) -> Step:
         """Take one step; see :meth:`harness.simulators.Environment.step`."""
         observation, reward, cost, terminated, truncated, _ = self._env.step(action)
-        return np.asarray(observation, dtype=np.float32), float(reward), float(cost), bool(terminated), bool(truncated)
+        return outcome(observation, reward, cost, terminated, truncated)
 
     def draw(self) -> Picture:
         """How it looks now; see :meth:`harness.simulators.Environment.draw`."""
