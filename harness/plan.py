@@ -58,9 +58,12 @@ class CellData(BaseModel):
         """Read, check and filter it.
 
         Raises:
-            UserError: something is wrong with the file, or a filter finds nothing to act on.
+            UserError: something is wrong with the file, it changed since it was planned, or a filter finds nothing.
         """
-        return apply(self.filters, load_dataset(task, self.source, Path(self.file) if self.file else None))
+        dataset = load_dataset(task, self.source, Path(self.file) if self.file else None)
+        if self.sha256 not in (None, dataset.sha256):
+            raise UserError("it has changed since the suite was planned; run the suite again", where=str(dataset.path))
+        return apply(self.filters, dataset)
 
 
 class Cell(BaseModel):

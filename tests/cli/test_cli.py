@@ -712,3 +712,22 @@ def test_an_own_task_from_its_file_to_the_leaderboard(
     assert 0 < record["trajectories"] < 30
     again = call("run", path, "--results", runs, "--workers", 0, "--device", "cpu")
     assert "0 done, 0 failed, 2 skipped" in again.stdout
+
+
+def test_an_own_file_may_move_between_a_run_and_its_resumption(
+    run: Callable[..., Result], tmp_path: Path, runs: Path
+) -> None:
+    """What failed is resumed from a checkpoint that still names the old place."""
+    old, new = tmp_path / "old.hdf5", tmp_path / "new.hdf5"
+    shutil.copy(dataset_path(find_task("BallRun"), "demo"), old)
+    suite = TOY.replace("{source: demo}", "{files: {BallRun: old.hdf5}}").replace(
+        "batch_size: 4", "batch_size: 4, failure: policy"
+    )
+    first = run(suite=suite)
+    assert (first.exit_code, first.stdout) == (1, f"toys: 1 done, 1 failed, 0 skipped. Results: {runs}\n")
+    assert list((runs / "jobs").iterdir())
+    old.rename(new)
+    second = run(suite=suite.replace("old.hdf5", "new.hdf5"))
+    assert (second.exit_code, second.stdout) == (1, f"toys: 0 done, 1 failed, 1 skipped. Results: {runs}\n")
+    assert "the toy policy gives up" in call("status", runs).stdout
+    assert "no such file" not in call("status", runs).stdout

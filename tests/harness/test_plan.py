@@ -477,6 +477,15 @@ def test_an_own_file_takes_the_place_of_dsrls(own: Callable[..., SuiteFile]) -> 
     assert before.isdisjoint(planned.cell.hash for planned in make_plan(file).cells)
 
 
+def test_a_file_that_changes_under_a_plan_is_refused(own: Callable[..., SuiteFile]) -> None:
+    plan = make_plan(own())
+    data, task = plan.data["Reach"], plan.tasks["Reach"]
+    assert data.file is not None
+    Path(data.file).write_bytes(Path(data.file).read_bytes() + b" ")
+    with pytest.raises(UserError, match=r"reach.hdf5: it has changed since the suite was planned"):
+        data.load(task)
+
+
 def test_a_file_that_is_typed_lies_where_one_is(
     own: Callable[..., SuiteFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
