@@ -2,6 +2,7 @@
 
     python benchmarks/simulators.py --output docs/tasks.json && python docs/write_tasks.py
     python benchmarks/simulators.py PointGoal1 easysparse
+    python benchmarks/simulators.py navigation --plain             # as safety-gymnasium has it, without our speed-up
 
 One process, random actions. An episode is recorded in a fresh process, and once more in another that has run episodes
 of other tasks and of this task before; all numbers of all steps are compared.
@@ -23,7 +24,7 @@ from throughput import machine
 
 from harness import simulators
 from harness.report.tables import markdown_table
-from harness.simulators import Environment
+from harness.simulators import Environment, safety_gymnasium
 from harness.tasks import all_tasks, find_task, select_tasks
 
 SEED = 7
@@ -79,12 +80,12 @@ def speed(environment: Environment, limit: int, seconds: float) -> tuple[float, 
     return steps / stepping, resetting / resets
 
 
-def measure(name: str, seconds: float) -> dict[str, Any]:
+def measure(name: str, seconds: float, plain: bool) -> dict[str, Any]:
     task = find_task(name)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / "fresh.npy", Path(folder) / "past.npy"]
         for path in paths:
-            command = [sys.executable, __file__, name, "--record", str(path)]
+            command = [sys.executable, __file__, name, "--record", str(path), *(["--plain"] if plain else [])]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         fresh, past = map(np.load, paths)
     same_length = len(fresh) == len(past)
@@ -104,14 +105,17 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", default=["all"], help="default: all")
     parser.add_argument("--seconds", type=float, default=4.0, help="of stepping and resetting, a task")
     parser.add_argument("--output", type=Path, default=None, help="where the figures go as JSON")
+    parser.add_argument("--plain", action="store_true", help="leave out harness/simulators/navigation.py")
     parser.add_argument("--record", type=Path, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.plain:
+        safety_gymnasium.speed_up = lambda: None
     if arguments.record is not None:
         record(arguments.tasks[0], arguments.record, with_a_past=arguments.record.stem == "past")
         return
     results = {}
     for task in select_tasks(arguments.tasks):
-        results[task.id] = measure(task.name, arguments.seconds)
+        results[task.id] = measure(task.name, arguments.seconds, arguments.plain)
         print(task.name, results[task.id], flush=True)
     if arguments.output is not None:
         content = {"machine": f"one core of {machine('cpu').partition(',')[0]}", "tasks": results}

@@ -19,7 +19,7 @@ _sky = False
 
 @contextmanager
 def sky() -> Iterator[None]:
-    """Build worlds with their sky, for rendering. Without it a reset is a hundred times faster."""
+    """Build worlds with their sky, for rendering. It takes nearly all the time of a reset."""
     global _sky
     before, _sky = _sky, True
     try:
