@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from algorithms.networks import StackedMLP, per_replica_mean
+from algorithms.networks import StackedMLP, adam, minimise, per_replica_mean
 from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica, Selection
 from harness.data.dataset import Dataset
 from harness.data.trajectories import frontier_mask
@@ -98,7 +98,7 @@ class BC(Algorithm[BCHyperparameters]):
         inputs = task.observation_size + (config.mode == "multi-task")
         generators = [replica.generator("weights") for replica in replicas]
         self.actor = StackedMLP(generators, (inputs, *config.hidden_sizes, task.action_size), dtype=dtype).to(device)
-        self.optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.actor_lr, fused=True)
+        self.optimizer = adam([(config.actor_lr, self.actor.parameters())])
 
     def update(self, batch: Batch, noise: Batch) -> dict[str, Tensor]:
         """Minimise the mean squared error of tanh(actor(s)) to the dataset's actions."""
@@ -106,9 +106,7 @@ class BC(Algorithm[BCHyperparameters]):
         if self.config.mode == "multi-task":
             inputs = torch.cat([inputs, batch["cost_returns"].unsqueeze(-1)], -1)
         loss = per_replica_mean((torch.tanh(self.actor(inputs)) - batch["actions"]).square())
-        self.optimizer.zero_grad()
-        loss.sum().backward()
-        self.optimizer.step()
+        minimise(self.optimizer, loss)
         return {"actor_loss": loss.detach()}
 
     def policies(self, replica: int) -> dict[str, Policy]:

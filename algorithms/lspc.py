@@ -15,7 +15,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from algorithms.networks import Gaussian, StackedGaussian, StackedMLP, per_replica_mean, polyak_update
+from algorithms.networks import (
+    Gaussian,
+    StackedGaussian,
+    StackedMLP,
+    adam,
+    minimise,
+    per_replica_mean,
+    polyak_update,
+)
 from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
 from harness.tasks import Task
 
@@ -108,19 +116,13 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         for name, target in self.targets.items():
             target.load_state_dict(self.networks[name].state_dict())
 
-        def group(lr: float, *names: str) -> dict[str, Any]:
-            return {"params": [p for name in names for p in self.networks[name].parameters()], "lr": lr}
+        def group(lr: float, *names: str) -> tuple[float, list[nn.Parameter]]:
+            return lr, [p for name in names for p in self.networks[name].parameters()]
 
         # Adam is elementwise: one optimiser serves all networks whose gradients come from one backward pass.
-        self.optimizer = torch.optim.Adam(
-            [
-                group(config.v_lr, "v", "vc"),
-                group(config.q_lr, "q", "qc"),
-                group(config.actor_lr, "encoder", "decoder"),
-            ],
-            fused=True,
-        )
-        self.latent_optimizer = torch.optim.Adam([group(config.actor_lr, "latent_encoder")], fused=True)
+        groups = [group(config.v_lr, "v", "vc"), group(config.q_lr, "q", "qc")]
+        self.optimizer = adam([*groups, group(config.actor_lr, "encoder", "decoder")])
+        self.latent_optimizer = adam([group(config.actor_lr, "latent_encoder")])
 
     def decode(self, observations: Tensor, latents: Tensor) -> Tensor:
         """Actions (R, B, action_size) for observations and latents (R, B, latent_dim)."""
@@ -161,9 +163,7 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         kl = -0.5 * (1 + 2 * log_std - mean.square() - std.square()).mean(-1)
         vae_loss = (safety_weight * (reconstruction + c.vae_beta * kl)).mean(1)
 
-        self.optimizer.zero_grad()
-        (v_loss + q_loss + vc_loss + qc_loss + vae_loss).sum().backward()
-        self.optimizer.step()
+        minimise(self.optimizer, v_loss + q_loss + vc_loss + qc_loss + vae_loss)
         for name, target in self.targets.items():
             polyak_update(target.parameters(), net[name].parameters(), c.polyak)
 
@@ -171,12 +171,8 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         reward_weight = torch.exp(c.beta_r * advantage.detach()).clamp(max=c.cap_r)
         mean, log_std = net["latent_encoder"](observations)
         latents = torch.tanh(mean + log_std.exp() * noise["latent"]) * c.max_latent
-        net["decoder"].requires_grad_(False)
         latent_loss = (reward_weight * (self.decode(observations, latents) - actions).square().sum(-1)).mean(1)
-        net["decoder"].requires_grad_(True)
-        self.latent_optimizer.zero_grad()
-        latent_loss.sum().backward()
-        self.latent_optimizer.step()
+        minimise(self.latent_optimizer, latent_loss)
 
         metrics = {
             "v_loss": v_loss,

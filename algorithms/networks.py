@@ -51,10 +51,14 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.stack(weights).reshape(*lead, inputs, outputs).contiguous())
         self.bias = nn.Parameter(torch.stack(biases).reshape(*lead, 1, outputs).contiguous())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(R, B, in) -> (R, B, out); with an ensemble (R, E, B, in) -> (R, E, B, out)."""
+    def forward(self, x: Tensor, outputs_wanted: slice = slice(None)) -> Tensor:
+        """(R, B, in) -> (R, B, out); with an ensemble (R, E, B, in) -> (R, E, B, out).
+
+        Args:
+            outputs_wanted: some of the outputs alone (no ensembles).
+        """
         if self.ensemble is None:
-            return torch.baddbmm(self.bias, x, self.weight)
+            return torch.baddbmm(self.bias[..., outputs_wanted], x, self.weight[..., outputs_wanted])
         replicas, ensemble, batch, inputs = x.shape
         outputs = self.weight.shape[-1]
         y = torch.baddbmm(
@@ -214,7 +218,7 @@ class StackedLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, N, size) -> (R, N, size)."""
-        return nn.functional.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+        return torch.addcmul(self.bias, nn.functional.layer_norm(x, x.shape[-1:]), self.weight)
 
 
 class StackedEmbedding(nn.Module):

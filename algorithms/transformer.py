@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from algorithms.attention import attention
 from algorithms.networks import StackedEmbedding, StackedLayerNorm, StackedLinear
 from harness.algorithm import Hyperparameters, Replica
 from harness.tasks import Task
@@ -99,12 +100,15 @@ class Transformer(nn.Module):
         inputs = (rewards_to_go.unsqueeze(-1), costs_to_go.unsqueeze(-1), observations, actions)
         time = self.time(time_steps.flatten(1))
         tokens = [embed(x.flatten(1, 2)) + time for embed, x in zip(self.embeddings, inputs, strict=True)]
-        x = self.embedding_norm(torch.stack(tokens, 2).flatten(1, 2))  # (R, B * K * TOKENS, width)
-        x = dropped(x, keep, "embedding", self.config.embedding_dropout)
-        for index, block in enumerate(self.blocks):
-            x = block(x, batch, keep, index)
-        x = self.output_norm(x).unflatten(1, (batch * steps, TOKENS))
-        state, action = x[:, :, -2], x[:, :, -1]
+        x = self.embedding_norm(torch.stack(tokens, 2).flatten(1, 2))
+        x = x.unflatten(1, (batch, steps * TOKENS))
+        if keep is not None and self.config.embedding_dropout > 0:
+            x = torch.where(keep["embedding"], x, 0.0) / (1 - self.config.embedding_dropout)
+        *blocks, final = self.blocks
+        for index, block in enumerate(blocks):
+            x = block(x, keep, index)
+        x = final(x, keep, len(blocks), last=2)  # the heads read the observation's and the action's token
+        state, action = self.output_norm(x.flatten(1, 2)).unflatten(1, (batch * steps, 2)).unbind(2)
         heads = (self.mean(state), self.log_std(state), self.cost(action), self.state(action))
         mean, log_std, cost, following = (head.unflatten(1, (batch, steps)) for head in heads)
         return mean, log_std, cost, following
@@ -124,32 +128,55 @@ class Block(nn.Module):
         self.mlp_in = StackedLinear(generators, width, 4 * width, dtype=dtype)
         self.mlp_out = StackedLinear(generators, 4 * width, width, dtype=dtype)
 
-    def forward(self, x: Tensor, batch: int, keep: Mapping[str, Tensor] | None, index: int) -> Tensor:
-        """(R, B * L, width) -> (R, B * L, width); attention stays within each of the B sequences."""
-        rate = self.config.residual_dropout
-        attended = self.attention_out(self._attend(self.attention_in(self.attention_norm(x)), batch, keep, index))
-        x = x + dropped(attended, keep, f"residual{index}", rate)
-        hidden = functional.gelu(self.mlp_in(self.mlp_norm(x)))
-        return x + dropped(self.mlp_out(hidden), keep, f"mlp{index}", rate)
-
-    def _attend(self, projected: Tensor, batch: int, keep: Mapping[str, Tensor] | None, index: int) -> Tensor:
-        # (R, B * L, 3 * width) -> three of (R, B, heads, L, width / heads)
-        split = projected.unflatten(1, (batch, -1)).unflatten(-1, (3, self.config.num_heads, -1))
-        query, key, value = split.permute(3, 0, 1, 4, 2, 5)
-        if keep is None or self.config.attention_dropout == 0:
-            attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    def forward(self, x: Tensor, keep: Mapping[str, Tensor] | None, index: int, last: int | None = None) -> Tensor:
+        """(R, B, L, width) -> (R, B, L, width), or only the last tokens of every step: (R, B, K * last, width)."""
+        rate, width = self.config.residual_dropout, self.config.embedding_dim
+        normed = self.attention_norm(x.flatten(1, 2))
+        if last is None:
+            query, key, value = self.attention_in(normed).unflatten(1, x.shape[1:3]).chunk(3, -1)
         else:
-            length, size = query.shape[-2:]
-            later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-            scores = (query @ key.transpose(-1, -2) / math.sqrt(size)).masked_fill(later, -math.inf)
-            weights = dropped(scores.softmax(-1), keep, f"attention{index}", self.config.attention_dropout)
-            attended = weights @ value
-        return attended.transpose(2, 3).flatten(3).flatten(1, 2)
+            x, wanted = (tail(tokens, last) for tokens in (x, normed.view_as(x)))
+            query = self.attention_in(wanted.flatten(1, 2), slice(width)).view_as(x)
+            key, value = self.attention_in(normed, slice(width, None)).unflatten(1, (x.shape[1], -1)).chunk(2, -1)
+        attended = self.attention_out(self._attend(query, key, value, keep, index, last).flatten(1, 2)).view_as(x)
+        x = added(x, attended, keep, f"residual{index}", rate, last)
+        hidden = functional.gelu(self.mlp_in(self.mlp_norm(x.flatten(1, 2))))
+        return added(x, self.mlp_out(hidden).view_as(x), keep, f"mlp{index}", rate, last)
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        keep: Mapping[str, Tensor] | None,
+        index: int,
+        last: int | None,
+    ) -> Tensor:
+        """What every token, or the last ones of every step, takes from those before it: (R, B, tokens, width)."""
+        length, rate = key.shape[2], self.config.attention_dropout
+        causal = torch.full((length, length), -math.inf, dtype=query.dtype, device=query.device).triu(1)
+        kept = None if keep is None or rate == 0 else keep[f"attention{index}"]
+        if last is not None:
+            causal = tail(causal.unsqueeze(0).unsqueeze(0), last)[0, 0]
+            kept = None if kept is None else tail(kept.flatten(1, 2), last).unflatten(1, kept.shape[1:3])
+        return attention(query, key, value, causal, self.config.num_heads, kept, rate)
 
 
-def dropped(x: Tensor, keep: Mapping[str, Tensor] | None, name: str, rate: float) -> Tensor:
-    """Dropout at a rate, with what is kept given."""
-    return x if keep is None or rate == 0 else x * keep[name].view_as(x) / (1 - rate)
+def tail(tokens: Tensor, last: int) -> Tensor:
+    """The last tokens of every step: (R, B, K * TOKENS, ...) -> (R, B, K * last, ...)."""
+    kept: Tensor = tokens.unflatten(2, (-1, TOKENS))[:, :, :, -last:].flatten(2, 3)
+    return kept
+
+
+def added(
+    x: Tensor, change: Tensor, keep: Mapping[str, Tensor] | None, name: str, rate: float, last: int | None
+) -> Tensor:
+    """``x + dropout(change)`` at a rate, with what is kept given for all tokens."""
+    if keep is None or rate == 0:
+        return x + change
+    kept = keep[name].unflatten(2, (-1, TOKENS))
+    kept = kept[..., slice(None) if last is None else slice(-last, None), :].reshape(change.shape)
+    return torch.add(x, torch.where(kept, change, 0.0), alpha=1 / (1 - rate))
 
 
 class DropoutStreams:
@@ -162,7 +189,10 @@ class DropoutStreams:
         self.generators = [replica.generator("dropout", device) for replica in replicas]
 
     def draw(self, config: TransformerHyperparameters, window: Sequence[int]) -> dict[str, Tensor]:
-        """Masks (R, B, ...), 1 where something is kept, for B windows of K steps."""
+        """Masks (R, B, ...), true where something is kept, for B windows of K steps.
+
+        Compared are 16 random bits, so a rate is met to 1/65536: torch's Bernoulli numbers take six times as long.
+        """
         batch, length = window[0], window[1] * TOKENS
         tokens, attention = (batch, length, config.embedding_dim), (batch, config.num_heads, length, length)
         wanted: dict[str, tuple[tuple[int, ...], float]] = {"embedding": (tokens, config.embedding_dropout)}
@@ -173,9 +203,12 @@ class DropoutStreams:
         masks = {}
         for name, (shape, rate) in wanted.items():
             if rate > 0:
-                masks[name] = torch.empty(len(self.generators), *shape, dtype=torch.uint8, device=device)
-                for mask, generator in zip(masks[name], self.generators, strict=True):
-                    mask.bernoulli_(1 - rate, generator=generator)
+                numbers = math.prod(shape)
+                bits = torch.empty(len(self.generators), -(-numbers // 4), dtype=torch.int64, device=device)
+                for row, generator in zip(bits, self.generators, strict=True):
+                    row.random_(-(2**63), None, generator=generator)
+                kept = bits.view(torch.int16)[:, :numbers] >= round(rate * 2**16) - 2**15
+                masks[name] = kept.unflatten(1, shape)
         return masks
 
     def state_dict(self) -> dict[str, Any]:
