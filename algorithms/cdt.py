@@ -289,6 +289,10 @@ class CDT(Algorithm[CDTHyperparameters]):
         }
         return {name: value.detach() for name, value in metrics.items()}
 
+    def generators(self) -> Sequence[torch.Generator]:
+        """The dropout's."""
+        return self.dropout.generators
+
     def policies(self, replica: int) -> dict[str, Policy]:
         """One replica's policy: the mean action of the context so far."""
         network, targets = single(self.network, replica), self.targets[replica]

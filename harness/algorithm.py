@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -159,6 +159,9 @@ class Algorithm(ABC, Generic[Config]):
     per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Published settings by task pattern (see :func:`harness.tasks.select_tasks`); a later pattern wins."""
 
+    step: int = 0
+    """Updates made so far; the engine keeps it. :meth:`update` may only ask it what :meth:`variant` tells apart."""
+
     @classmethod
     def published(cls, task: Task) -> dict[str, Any]:
         """The published settings for this task where they differ from the defaults."""
@@ -222,7 +225,8 @@ class Algorithm(ABC, Generic[Config]):
     def update(self, batch: Batch, noise: Batch) -> dict[str, Tensor]:
         """One gradient step for all replicas.
 
-        No host synchronisation and no Python branch on a tensor's value, so that the engine may capture it.
+        No host synchronisation, no Python branch on a tensor's value and no number that Python counts, so that the
+        engine may capture it in a CUDA graph.
 
         Args:
             batch: the declared columns, (R, B) or (R, B, dim). With a sequence length (R, B, K) or (R, B, K, dim), zero
@@ -233,6 +237,18 @@ class Algorithm(ABC, Generic[Config]):
         Returns:
             Metrics, each (R,) and detached. A replica whose metrics are not finite is stopped as diverged.
         """
+
+    def variant(self, step: int) -> Hashable:
+        """Which kind of update comes at a step, counted from 0, where not all compute the same.
+
+        A CUDA graph repeats what it has captured, so each kind is captured by itself. An actor that is trained every
+        second step says ``step % 2``, and its update branches on ``self.variant(self.step)``.
+        """
+        return None
+
+    def generators(self) -> Sequence[torch.Generator]:
+        """The generators from which :meth:`update` draws, if any: a CUDA graph must know them."""
+        return ()
 
     @abstractmethod
     def policies(self, replica: int) -> dict[str, Policy]:

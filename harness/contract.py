@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import registry
@@ -46,6 +47,16 @@ class NoSynchronisation(TorchDispatchMode):
         }
     )
 
+    def __enter__(self) -> NoSynchronisation:
+        self._methods = _NoReading()
+        self._methods.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._methods.__exit__(*error)  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -55,6 +66,19 @@ class NoSynchronisation(TorchDispatchMode):
         )
         if masked or func.name().partition(".")[0] in self.FORBIDDEN:
             raise BrokenPromiseError(f"update synchronises with the host: {func.name()}")
+        return func(*args, **(kwargs or {}))
+
+
+class _NoReading(TorchFunctionMode):
+    """Refuses the methods that, on a CPU, read a tensor's memory without an operation."""
+
+    FORBIDDEN = frozenset({Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__})
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in self.FORBIDDEN:
+            raise BrokenPromiseError(f"update synchronises with the host: {func.__name__}")
         return func(*args, **(kwargs or {}))
 
 

@@ -33,7 +33,7 @@ JUDGED_BY = {f"{end}_episode_{what}" for end in ("min", "max") for what in ("rew
 """What of an own task only matters when results are read."""
 
 # Raised when what a cell's results contain changes, so that older ones are not reused.
-SCHEMA = 3
+SCHEMA = 4
 
 
 class CellData(BaseModel):

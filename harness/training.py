@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from harness import registry
 from harness.algorithm import Policy, Selection
 from harness.data.dataset import Dataset
-from harness.data.draws import prepare
+from harness.data.draws import BLOCK, prepare
+from harness.engine import make_engine, silent
 from harness.errors import UserError
 from harness.evaluation import Episode, Evaluator, episode_seeds
 from harness.plan import Cell, Job
@@ -23,6 +23,8 @@ from harness.store import Status, Store
 
 LOG_POINTS = 200
 """Rows of training.parquet, and how often replicas are checked for divergence, over a whole training run."""
+MOMENT = 0.05
+"""Seconds between looks at the world: roll-outs that are back, a checkpoint that is due, a user who wants to stop."""
 
 Row = dict[str, Any]
 
@@ -50,6 +52,10 @@ class Training:
         evaluator: rolls the policies out.
         device: where to train.
         dtype: of parameters and data.
+        engine: how updates are run, see :func:`harness.engine.make_engine`.
+        ahead: steps drawn ahead.
+        on_host: leave the dataset in the host's memory.
+        note: is told what the user should know.
     """
 
     def __init__(
@@ -61,6 +67,10 @@ class Training:
         evaluator: Evaluator,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        engine: str = "auto",
+        ahead: int = BLOCK,
+        on_host: bool = False,
+        note: Callable[[str], None] = silent,
     ) -> None:
         algorithm, config = registry.load(job.algorithm), job.cells[0].config
         self.job, self.dataset, self.store, self.evaluator = job, dataset, store, evaluator
@@ -70,34 +80,42 @@ class Training:
         self.steps = config.steps
         self.log_every = max(1, self.steps // LOG_POINTS)
         replicas = [cell.replica for cell in job.cells]
-        replicas, self.draws = prepare(algorithm, config, dataset, replicas, selections, device, dtype)
+        replicas, self.draws = prepare(algorithm, config, dataset, replicas, selections, device, dtype, ahead, on_host)
         self.algorithm = algorithm(config, job.task, replicas, device, dtype)
-        self.step = 0
+        self.engine = make_engine(engine, self.algorithm, self.draws, note)
         self.seconds = 0.0
         self.curve: list[Row] = []
         self.episodes: list[Row] = []
         self.pending: list[PendingEvaluation] = []
         self.stopped: dict[int, str] = {}  # diverged replicas
         self.failed_evaluations: dict[int, str] = {}
-        self._sums: dict[str, Tensor] = {}
         self._restore()
 
     # Training
 
+    @property
+    def step(self) -> int:
+        """Updates made so far."""
+        return self.engine.step
+
     def advance(self, stop: Callable[[], bool]) -> None:
-        """Train until the last step, or until ``stop()`` says so; it is asked whenever metrics reach the host."""
+        """Train until the last step, or until ``stop()``, which is asked every moment, says so."""
         begun = time.monotonic()
         while self.step < self.steps and not stop():
-            target = self._next_pause()
-            while self.step < target:
-                self._update()
+            self._train(self._next_pause(), time.monotonic() + MOMENT)
             if self.step % self.log_every == 0 or self.step == self.steps:
                 self._log()
             if len(self.stopped) == len(self.job.cells):
-                self.step = self.steps
+                self.engine.step = self.steps
             elif self._evaluation_due():
                 self._evaluate()
         self.seconds += time.monotonic() - begun
+
+    def _train(self, target: int, until: float) -> None:
+        """Train until a step or a time, whichever is first, but for one update."""
+        self.engine.run(1)
+        while self.step < target and time.monotonic() < until:
+            self.engine.run(1)
 
     def _next_pause(self) -> int:
         """The next step at which something is to be done."""
@@ -106,19 +124,10 @@ class Training:
             pauses.append((self.step // self.evaluation.every + 1) * self.evaluation.every)
         return min(pauses)
 
-    def _update(self) -> None:
-        batch, noise = self.draws.at(self.step)
-        for name, value in self.algorithm.update(batch, noise).items():
-            if value.shape != (len(self.job.cells),):
-                raise ValueError(f"the metric {name!r} has shape {tuple(value.shape)}, not one value a replica")
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self.step += 1
-
     def _log(self) -> None:
         """Bring the mean metrics since the last time to the host; stop replicas whose metrics are not finite."""
         stretch = self.step - (self.curve[-1]["step"] if self.curve else 0)
-        means = {name: (total / stretch).tolist() for name, total in self._sums.items()}
-        self._sums = {}
+        means = {name: (total / stretch).tolist() for name, total in self.engine.take().items()}
         self.curve.append({"step": self.step, **means})
         for index in range(len(self.job.cells)):
             wrong = [name for name, values in means.items() if not np.isfinite(values[index])]
@@ -195,7 +204,7 @@ class Training:
                 "seconds": self.seconds,
                 "algorithm": self.algorithm.state_dict(),
                 "draws": self.draws.state_dict(),
-                "sums": self._sums,
+                "sums": self.engine.sums,
                 "curve": self.curve,
                 "episodes": self.episodes,
                 "stopped": self.stopped,
@@ -223,9 +232,9 @@ class Training:
             )
         self.algorithm.load_state_dict(state["algorithm"])
         self.draws.load_state_dict(state["draws"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.engine.step, self.seconds = state["step"], state["seconds"]
         self.curve, self.episodes, self.stopped = state["curve"], state["episodes"], state["stopped"]
-        self._sums = {name: total.to(self.device) for name, total in state["sums"].items()}
+        self.engine.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         for kept in state["pending"]:
             policy = self.algorithm.policies(kept["replica"])[kept["name"]]
             policy.load_state_dict(kept["policy"])
@@ -284,6 +293,7 @@ class Training:
                     "transitions": len(self.dataset),
                 },
                 "device": str(self.device),
+                "engine": self.engine.name,
                 "group": [other.hash for other in self.job.cells],
                 "training_seconds": round(self.seconds, 3),
             },

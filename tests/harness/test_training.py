@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recording import Recording
 from rich.console import Console
 from torch import Tensor
 
+from harness import engine as engines
 from harness import registry
 from harness.cli.progress import PlainProgress
 from harness.data.dataset import Dataset, load_dataset
@@ -66,16 +68,36 @@ def cell(algorithm: str, seed: int, limit: float | None = None, **settings: Any)
     )
 
 
-def training(root: Path, dataset: Dataset, *cells: Cell, dtype: torch.dtype = torch.float32) -> Training:
+def training(root: Path, dataset: Dataset, *cells: Cell, dtype: torch.dtype = torch.float32, **how: Any) -> Training:
     store = Store(root)
     (root / "jobs").mkdir(parents=True, exist_ok=True)
     algorithm = registry.load(cells[0].algorithm)
     selections = [algorithm.select(dataset, cells[0].config, one.replica) for one in cells]
-    return Training(Job(cells=cells), dataset, selections, store, Evaluator(0), dtype=dtype)
+    return Training(Job(cells=cells), dataset, selections, store, Evaluator(0), dtype=dtype, **how)
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine, or this build of torch, has no CUDA")
+ENGINES = ["eager", "recorded", pytest.param("cuda graph", marks=GPU)]
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``recorded`` is the graph engine on the CPU, with recordings in the place of CUDA graphs."""
+    name: str = request.param
+    if name == "recorded":
+        monkeypatch.setattr(engines, "CudaGraph", Recording)
+    return name
+
+
+def how(engine: str) -> dict[str, Any]:
+    """What a training is told of an engine."""
+    return {"engine": "eager" if engine == "eager" else "graph", "device": "cuda" if "cuda" in engine else "cpu"}
 
 
 def run(loop: Training, until: int | None = None) -> Training:
+    asked_for = loop.engine.name
     loop.advance(lambda: until is not None and loop.step >= until)
+    assert loop.engine.name == asked_for
     loop.collect()
     return loop
 
@@ -96,12 +118,13 @@ def limits(algorithm: str, *values: float) -> list[float | None]:
     )
 
 
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
 @pytest.mark.parametrize("algorithm", NATIVE)
-def test_alone_equals_grouped(tmp_path: Path, dataset: Dataset, algorithm: str) -> None:
+def test_alone_equals_grouped(tmp_path: Path, dataset: Dataset, algorithm: str, engine: str) -> None:
     """Tolerance 1e-10 in float64: batched matrix products may round differently for other group sizes."""
     cells = [cell(algorithm, seed, limit) for seed, limit in enumerate(limits(algorithm, 10.0, 20.0, 40.0))]
-    grouped = run(training(tmp_path / "grouped", dataset, *cells, dtype=torch.float64))
-    alone = run(training(tmp_path / "alone", dataset, cells[1], dtype=torch.float64))
+    grouped = run(training(tmp_path / "grouped", dataset, *cells, dtype=torch.float64, **how(engine)))
+    alone = run(training(tmp_path / "alone", dataset, cells[1], dtype=torch.float64, **how(engine)))
     ours = tensors(grouped.algorithm.state_dict(), 1, 3)
     theirs = tensors(alone.algorithm.state_dict(), 0, 1)
     assert len(ours) == len(theirs) > 10
@@ -113,18 +136,27 @@ def test_alone_equals_grouped(tmp_path: Path, dataset: Dataset, algorithm: str) 
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "stop_at"),
-    [*((name, 100) for name in SMALL), *((name, step) for name in ("lspc", "bc", "cdt") for step in (1, 64, 149))],
+    ("algorithm", "stop_at", "engine"),
+    [
+        *((name, 100, "eager") for name in SMALL),
+        *((name, step, "eager") for name in ("lspc", "bc", "cdt") for step in (1, 64, 149)),
+        *((name, 100, "recorded") for name in NATIVE),
+        *((name, 2, "recorded") for name in ("lspc", "cdt")),
+        *(pytest.param(name, 100, "cuda graph", marks=GPU) for name in NATIVE),
+    ],
+    indirect=["engine"],
 )
-def test_resumed_equals_uninterrupted(tmp_path: Path, dataset: Dataset, algorithm: str, stop_at: int) -> None:
+def test_resumed_equals_uninterrupted(
+    tmp_path: Path, dataset: Dataset, algorithm: str, stop_at: int, engine: str
+) -> None:
     seeds = (0, 1) if registry.load(algorithm).max_replicas is None else (0,)
     cells = [cell(algorithm, seed, *limits(algorithm, 10.0)) for seed in seeds]
-    whole = run(training(tmp_path / "whole", dataset, *cells))
-    first = training(tmp_path / "parts", dataset, *cells)
+    whole = run(training(tmp_path / "whole", dataset, *cells, **how(engine)))
+    first = training(tmp_path / "parts", dataset, *cells, **how(engine))
     first.log_every = whole.log_every
     first.advance(lambda: first.step >= stop_at)
     first.checkpoint()  # before the roll-outs are taken in: they belong to the checkpoint
-    second = training(tmp_path / "parts", dataset, *cells)
+    second = training(tmp_path / "parts", dataset, *cells, **how(engine))
     assert second.step == first.step
     run(second)
     for one, other in zip(_flat(whole.algorithm.state_dict()), _flat(second.algorithm.state_dict()), strict=True):
@@ -221,7 +253,7 @@ def test_a_resumed_group_whose_data_changed_leaves_done_cells_alone(
     assert interrupted.store.status(done).state == "done"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine, or this build of torch, has no CUDA")
+@GPU
 @pytest.mark.parametrize("algorithm", NATIVE)
 def test_a_gpu_learns_what_the_cpu_learns(tmp_path: Path, dataset: Dataset, algorithm: str) -> None:
     """The draws differ between devices, so losses are compared, not weights."""

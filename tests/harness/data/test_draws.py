@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.algorithm import Replica
-from harness.data.draws import BLOCK, Draws
-from harness.data.sampling import TransitionSampler
+from harness.data.draws import BLOCK, UNIT, Draws
+from harness.data.sampling import Columns, TransitionSampler
 
 NOISE = {"vae": (4, 3), "latent": (4, 2)}
 REPLICAS = [Replica(seed, limit, "task|algorithm") for seed, limit in ((0, None), (1, 10.0), (1, 20.0), (2, None))]
@@ -21,7 +21,8 @@ ROWS = [None, torch.tensor([2, 3, 5, 7, 11]), torch.tensor([13]), torch.arange(4
 
 
 def draws(chosen: Sequence[int] = range(4), **settings: Any) -> Draws:
-    sampler = TransitionSampler({"rows": torch.arange(100)}, 100, [ROWS[i] for i in chosen], "cpu")
+    data = Columns({"rows": torch.arange(100)}, "cpu", settings.pop("on_host", False))
+    sampler = TransitionSampler(data, 100, [ROWS[i] for i in chosen])
     return Draws([REPLICAS[i] for i in chosen], sampler, 4, NOISE, **settings)
 
 
@@ -86,7 +87,7 @@ def test_a_checkpoint_at_any_step_continues_the_same(taken_before: int, more: in
 
 def test_a_state_is_not_changed_by_what_is_drawn_after_it() -> None:
     drawn = draws()
-    expected = flat(drawn.at(0))
+    expected = [values.clone() for values in flat(drawn.at(0))]  # a block's memory is used again
     state = drawn.state_dict()
     for step in range(BLOCK, 3 * BLOCK):
         drawn.at(step)
@@ -101,10 +102,45 @@ def test_drawing_leaves_torchs_global_generator_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("steps", [(BLOCK,), (0, 2 * BLOCK), (0, BLOCK, 0)])
-def test_out_of_order_is_refused(steps: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize("steps", [UNIT, 3 * UNIT, BLOCK])
+def test_draws_depend_neither_on_the_blocks_size_nor_on_where_the_data_lies(steps: int, on_host: bool) -> None:
+    usual, other = draws(), draws(steps=steps, on_host=on_host)
+    for step in range(2 * BLOCK + 1):
+        expected = flat(usual.at(step))
+        other.aim(step)
+        assert equal(expected, flat(other.at(step)))
+        assert equal(expected, flat(other.aimed()))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2 * BLOCK), st.sampled_from([UNIT, 2 * UNIT, BLOCK]), st.sampled_from([UNIT, BLOCK]))
+def test_a_checkpoint_continues_with_blocks_of_another_size(taken_before: int, first: int, second: int) -> None:
+    whole, resumed = draws(steps=first, on_host=True), draws(steps=second, on_host=first == BLOCK)
+    for step in range(taken_before):
+        whole.at(step)
+    resumed.at(0)  # what was prepared before is forgotten
+    resumed.load_state_dict(whole.state_dict())
+    for step in range(taken_before, taken_before + 3):
+        assert equal(flat(whole.at(step)), flat(resumed.at(step)))
+
+
+def test_a_changed_batch_leaves_the_block_alone() -> None:
+    for on_host in (False, True):
+        drawn = draws(on_host=on_host)
+        batch, _ = drawn.at(0)
+        before = batch["rows"].clone()
+        batch["rows"].zero_()
+        assert torch.equal(drawn.at(0)[0]["rows"], before)
+
+
+def test_going_back_is_refused() -> None:
     drawn = draws()
-    for step in steps[:-1]:
-        drawn.at(step)
+    drawn.at(BLOCK)
     with pytest.raises(ValueError, match="taken in order"):
-        drawn.at(steps[-1])
+        drawn.at(0)
+
+
+def test_a_block_is_of_whole_units() -> None:
+    with pytest.raises(ValueError, match="multiple of 8"):
+        draws(steps=UNIT + 1)
