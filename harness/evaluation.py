@@ -32,6 +32,8 @@ Floats = NDArray[np.float64]
 
 TASKS_A_WORKER = 200
 """Chunks after which a worker is replaced: MetaDrive keeps some memory of every episode."""
+NICENESS = 10
+"""Of the workers: training goes first. Its threads wait for each other, so one that loses its core stops them all."""
 CHUNK = 10
 """Environments that are stepped in lockstep. Results depend on it in the last digits (batched matrix products)."""
 
@@ -201,6 +203,7 @@ class Evaluator:
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
+    os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map
 
 from harness import registry
 from harness.algorithm import Policy, Selection
@@ -39,6 +40,15 @@ class PendingEvaluation:
     cost_limit: float | None
     policy: Policy
     futures: list[Future[list[Episode]]] = field(default_factory=list)
+
+
+@dataclass
+class _Rested:
+    """What is left of a job's training on the device once it is over: its state, on the host, and its policies'."""
+
+    state: dict[str, Any]
+    policies: dict[int, dict[str, dict[str, Any]]]
+    engine: str
 
 
 class Training:
@@ -89,6 +99,7 @@ class Training:
         self.pending: list[PendingEvaluation] = []
         self.stopped: dict[int, str] = {}  # diverged replicas
         self.failed_evaluations: dict[int, str] = {}
+        self._rested: _Rested | None = None
         self._restore()
 
     # Training
@@ -96,7 +107,7 @@ class Training:
     @property
     def step(self) -> int:
         """Updates made so far."""
-        return self.engine.step
+        return self.steps if self._rested is not None else self.engine.step
 
     def advance(self, stop: Callable[[], bool]) -> None:
         """Train until the last step, or until ``stop()``, which is asked every moment, says so."""
@@ -194,6 +205,23 @@ class Training:
 
     # Checkpoints
 
+    def rest(self) -> None:
+        """Give the device's memory back: nothing is trained any more, only evaluated."""
+        count = range(len(self.job.cells))
+        policies = {i: {name: one.state_dict() for name, one in self.algorithm.policies(i).items()} for i in count}
+        self._rested = _Rested(tree_map(_on_host, self._state()), policies, self.engine.name)
+        del self.engine, self.algorithm, self.draws
+
+    def _state(self) -> dict[str, Any]:
+        """Of what trains."""
+        if self._rested is not None:
+            return self._rested.state
+        return {
+            "algorithm": self.algorithm.state_dict(),
+            "draws": self.draws.state_dict(),
+            "sums": self.engine.sums,
+        }
+
     def checkpoint(self) -> None:
         """Keep everything: what is trained, what came back, and the policies whose roll-outs did not."""
         self.store.write_checkpoint(
@@ -202,9 +230,7 @@ class Training:
                 "dataset": self.dataset.sha256,
                 "step": self.step,
                 "seconds": self.seconds,
-                "algorithm": self.algorithm.state_dict(),
-                "draws": self.draws.state_dict(),
-                "sums": self.engine.sums,
+                **self._state(),
                 "curve": self.curve,
                 "episodes": self.episodes,
                 "stopped": self.stopped,
@@ -280,7 +306,9 @@ class Training:
         mine = [{key: row[key] for key in columns} for row in self.episodes if row["replica"] == index]
         episodes = pd.DataFrame(mine, columns=columns).astype({"cost_limit": "float64"})
         curve = [{name: value if name == "step" else value[index] for name, value in row.items()} for row in self.curve]
-        policies = {name: policy.state_dict() for name, policy in self.algorithm.policies(index).items()}
+        if self._rested is None:
+            self.rest()
+        assert self._rested is not None
         self.store.write_results(
             cell,
             {
@@ -293,15 +321,19 @@ class Training:
                     "transitions": len(self.dataset),
                 },
                 "device": str(self.device),
-                "engine": self.engine.name,
+                "engine": self._rested.engine,
                 "group": [other.hash for other in self.job.cells],
                 "training_seconds": round(self.seconds, 3),
             },
             episodes.sort_values(["step", "policy", "cost_limit", "episode"], ignore_index=True),
             pd.DataFrame(curve),
-            policies,
+            self._rested.policies[index],
             self.selections[index].statistics,
         )
+
+
+def _on_host(value: Any) -> Any:
+    return value.cpu() if isinstance(value, torch.Tensor) else value
 
 
 def _evaluation_failure(pending: PendingEvaluation, error: BaseException) -> str:

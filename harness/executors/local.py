@@ -20,7 +20,10 @@ import torch
 
 from harness import registry
 from harness.algorithm import Selection
+from harness.capacity import Layout, arrange, free_memory, measure, readable
 from harness.data.dataset import Dataset
+from harness.data.draws import BLOCK
+from harness.engine import brief
 from harness.errors import UserError
 from harness.evaluation import Evaluator
 from harness.memory import keep_freed_memory
@@ -78,14 +81,27 @@ class LocalExecutor:
         workers: evaluation processes.
         progress: who is told.
         checkpoint_seconds: the longest that a crash may cost.
+        engine: how updates are run, see :func:`harness.engine.make_engine`.
+        memory_fraction: of the device's memory, what training may take.
     """
 
     def __init__(
-        self, store: Store, device: str, workers: int, progress: Progress, checkpoint_seconds: float = 60.0
+        self,
+        store: Store,
+        device: str,
+        workers: int,
+        progress: Progress,
+        checkpoint_seconds: float = 60.0,
+        engine: str = "auto",
+        memory_fraction: float = 0.9,
     ) -> None:
-        self.store, self.device, self.progress = store, device, progress
-        if device == "cpu":
+        self.store, self.device, self.progress = store, torch.device(device), progress
+        self.engine, self.memory_fraction = engine, memory_fraction
+        if self.device.type == "cpu":
             keep_freed_memory()
+        else:
+            torch.cuda.set_device(self.device)
+            torch.cuda.set_per_process_memory_fraction(memory_fraction, self.device)
         self.evaluator = Evaluator(workers)
         self.checkpoint_seconds = checkpoint_seconds
         self.ended: dict[str, Status] = {}
@@ -108,35 +124,59 @@ class LocalExecutor:
         queue = deque(jobs)
         with self.evaluator, self._signals():
             while queue:
-                job = queue.popleft()
-                try:
-                    self._train(job)
-                except (Interrupted, ResultsError):
-                    raise
-                except UserError as error:
-                    self._fail(job, str(error))
-                except Exception:  # a plugin's: its cells fail, the others go on
-                    reason = traceback.format_exc()
-                    cells = self._drop(job)
-                    if len(cells) > 1:
-                        self.progress.note(f"{job.describe()} failed; trying its replicas one by one")
-                        queue.extendleft(Job(cells=(cell,)) for cell in reversed(cells))
-                    else:
-                        self._fail(Job(cells=tuple(cells)), reason)
+                queue.extendleft(reversed(self._attempt(queue.popleft())))
             while self._active:
                 self._poll()
                 time.sleep(0.02)
         return self.ended
 
-    def _train(self, job: Job) -> None:
+    def _attempt(self, job: Job) -> list[Job]:
+        """Train a job; what is to be done in its place, where it does not fit or something went wrong."""
+        try:
+            return self._train(job)
+        except (Interrupted, ResultsError):
+            raise
+        except UserError as error:
+            self._fail(job, str(error))
+            return []
+        except Exception as error:  # a plugin's: its cells fail, the others go on
+            reason, too_large = traceback.format_exc(), is_out_of_memory(error)
+        # Out of the handler: the exception held the job's tensors.
+        cells = self._drop(job)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(cells) < 2:
+            self._fail(Job(cells=tuple(cells)), reason)
+            return []
+        if too_large:
+            self.progress.note(f"{job.describe()} ran out of memory; training half of them at a time")
+            return split(cells, -(-len(cells) // 2))
+        self.progress.note(f"{job.describe()} failed; trying its replicas one by one")
+        return split(cells, 1)
+
+    def _train(self, job: Job) -> list[Job]:
         dataset = self._load(job)
         job, selections = self._select(job, dataset)
         if not job.cells:
-            return
+            return []
+        layout = self._arrange(job, dataset)
+        if layout.replicas < len(job.cells):
+            return split(job.cells, layout.replicas)
         for cell in job.cells:
             if self.store.status(cell).state != "done":
                 self.store.set_status(cell, Status("running"))
-        training = Training(job, dataset, selections, self.store, self.evaluator, self.device)
+        training = Training(
+            job,
+            dataset,
+            selections,
+            self.store,
+            self.evaluator,
+            self.device,
+            engine=self.engine,
+            ahead=layout.steps,
+            on_host=layout.on_host,
+            note=lambda text: self.progress.note(f"{job.describe()}: {text}"),
+        )
         self._active.append(training)
         self.progress.job(job.describe(), training.step, training.steps)
         last = time.monotonic()
@@ -154,7 +194,37 @@ class LocalExecutor:
         training.advance(pause)
         with _writing():
             training.checkpoint()
+        if training.step == training.steps:
+            training.rest()
         self._poll()
+        return []
+
+    def _arrange(self, job: Job, dataset: Dataset) -> Layout:
+        """How the job lies on the device.
+
+        Raises:
+            UserError: not even one of its replicas fits.
+        """
+        algorithm, first, count = registry.load(job.algorithm), job.cells[0], len(job.cells)
+        try:
+            need = measure(algorithm, first.config, dataset, replica=first.replica)
+        except UserError:
+            raise
+        except Exception as error:  # a plugin's; if it is not only the tiny batch that it minds, training will tell
+            self.progress.note(f"{job.describe()}: how much memory it needs is unknown: {brief(error)}")
+            return Layout(count, BLOCK, on_host=False)
+        free = free_memory(self.device, self.memory_fraction)
+        layout = arrange(need, count, free, self.device.type)
+        if layout is None:
+            raise UserError(
+                f"{job.describe()}: too large for {self.device}, of whose memory {readable(free)} may be taken (option "
+                f"--memory-fraction): {need.describe()}"
+            )
+        if layout.replicas < count and self.store.checkpoint_path(job).exists():
+            return Layout(count, layout.steps, layout.on_host)  # a checkpoint is of the whole group
+        if layout != Layout(count, BLOCK, on_host=False):
+            self.progress.note(f"{job.describe()}: {layout.describe()}, as {readable(free)} of memory may be taken")
+        return layout
 
     def _poll(self, but: Training | None = None) -> None:
         """Take in roll-outs, and finish the jobs that are complete.
@@ -235,6 +305,16 @@ class LocalExecutor:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def split(cells: Sequence[Cell], size: int) -> list[Job]:
+    """Jobs of at most so many cells each."""
+    return [Job(cells=tuple(cells[start : start + size])) for start in range(0, len(cells), size)]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of a GPU or of the host."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 @contextmanager
