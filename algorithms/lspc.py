@@ -164,8 +164,8 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         vae_loss = (safety_weight * (reconstruction + c.vae_beta * kl)).mean(1)
 
         minimise(self.optimizer, v_loss + q_loss + vc_loss + qc_loss + vae_loss)
-        for name, target in self.targets.items():
-            polyak_update(target.parameters(), net[name].parameters(), c.polyak)
+        followed = [parameter for name in self.targets for parameter in net[name].parameters()]
+        polyak_update(self.targets.parameters(), followed, c.polyak)
 
         # 6: the latent safety encoder, cloning what is better than expected, through the fixed decoder.
         reward_weight = torch.exp(c.beta_r * advantage.detach()).clamp(max=c.cap_r)

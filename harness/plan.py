@@ -341,6 +341,15 @@ def make_jobs(cells: Iterable[Cell]) -> list[Job]:
     return jobs
 
 
+def expected_episodes(job: Job) -> int:
+    """Episodes that the job's cells are evaluated on, from the first step to the last."""
+    config, evaluation = job.cells[0].config, job.cells[0].evaluation
+    points = (config.steps - 1) // evaluation.every if evaluation.every else 0
+    per_policy = points * evaluation.episodes + evaluation.final
+    policies = len(registry.load(job.algorithm).policy_names(config))
+    return sum(len(cell.evaluation_limits) if cell.told_limit else 1 for cell in job.cells) * policies * per_policy
+
+
 def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[str, Any], str]]:
     """What the suite sets for one label and task, and the name of the grid's point, for every point."""
     entry = file.suite.algorithms[label]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness import registry
-from harness.plan import Cell, Job
+from harness.plan import Cell, Job, expected_episodes
 from harness.store import Status
 
 LINE_SECONDS = 10.0
@@ -129,15 +129,6 @@ class LiveProgress(PlainProgress):
         rate, left = self.evaluation.per_second, self.evaluation.left(self.episodes_total - self.episodes)
         note = f"{rate:.1f} episodes/s, {left} left"
         self.bars.update(self.evaluation_bar, completed=self.episodes, note=note)
-
-
-def expected_episodes(job: Job) -> int:
-    """Episodes that the job's cells are evaluated on, from the first step to the last."""
-    config, evaluation = job.cells[0].config, job.cells[0].evaluation
-    points = (config.steps - 1) // evaluation.every if evaluation.every else 0
-    per_policy = points * evaluation.episodes + evaluation.final
-    policies = len(registry.load(job.algorithm).policy_names(config))
-    return sum(len(cell.evaluation_limits) if cell.told_limit else 1 for cell in job.cells) * policies * per_policy
 
 
 @contextmanager

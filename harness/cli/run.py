@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from harness.plan import Cell, Plan
+    from harness.forecast import Measurement
+    from harness.plan import Cell, Job, Plan
     from harness.store import Store
     from harness.suite import SuiteFile
 
@@ -38,6 +39,22 @@ class _Device(click.ParamType[str]):
     help="Where results go.",
 )
 @click.option("--device", type=_Device(), default="auto", show_default=True, help="Where to train; auto: a GPU if any.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "eager", "graph", "compile"]),
+    default="auto",
+    show_default=True,
+    help="How updates run: eager: one by one; graph: replayed from CUDA graphs; compile: fused by torch.compile (and "
+    "replayed, on a GPU); auto: graph on a GPU, eager on a CPU.",
+)
+@click.option(
+    "--memory-fraction",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=0.9,
+    show_default=True,
+    metavar="SHARE",
+    help="Of the device's memory, what training may take; where that is too little, replicas train in several groups.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
@@ -69,18 +86,28 @@ class _Device(click.ParamType[str]):
     metavar="SECONDS",
     help="How often training is checkpointed.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the cells and jobs, start nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the cells and jobs, and how long they will take; start nothing.")
+@click.option(
+    "--throughput",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="With --dry-run: forecast from this file of benchmarks/throughput.py.  [default: what was measured here]",
+)
 @click.pass_context
 def run(
     ctx: click.Context,
     suite: str,
     results: Path,
     device: str,
+    engine: str,
+    memory_fraction: float,
     workers: int | None,
     overwrite: str,
     overrides: tuple[str, ...],
     checkpoint_every: float,
     dry_run: bool,
+    throughput: Path | None,
 ) -> None:
     """Train and evaluate everything that SUITE asks for.
 
@@ -88,20 +115,27 @@ def run(
     was; what is done is not run again.
     """
     from harness.cli.progress import progress
+    from harness.engine import require_engine
     from harness.executors.local import Interrupted, LocalExecutor, ResultsError, resolve_device, resume
     from harness.plan import make_plan, require_inputs
     from harness.store import Store
     from harness.suite import read_suite
 
+    if throughput is not None and not dry_run:
+        raise click.UsageError("--throughput goes with --dry-run")
     file = read_suite(suite, overrides)
     plan = make_plan(file)
     store = Store(results)
     if dry_run:
-        _print_plan(plan, store, overwrite)
+        measured = _measurement(throughput, device)  # a wrong file is refused first
+        jobs = _print_plan(plan, store, overwrite)
+        there = measured.machine.cores if measured and throughput else len(os.sched_getaffinity(0))
+        _print_forecast(jobs, measured, there if workers is None else workers)
         _warn_of_missing(file, plan)
         return
     require_inputs(file, plan)
     device = resolve_device(device)
+    require_engine(engine, device)
     with store.locked():
         store.write_plan(plan)
         cells, skipped = _pending(plan, store, overwrite)
@@ -110,7 +144,7 @@ def run(
         jobs = resume(store, cells)
         count = len(os.sched_getaffinity(0)) if workers is None else workers
         with progress(jobs, len(cells)) as bar:
-            executor = LocalExecutor(store, device, count, bar, checkpoint_every)
+            executor = LocalExecutor(store, device, count, bar, checkpoint_every, engine, memory_fraction)
             try:
                 ended = executor.run(jobs)
             except (Interrupted, KeyboardInterrupt):
@@ -144,7 +178,8 @@ def _forget(store: Store, cells: list[Cell]) -> None:
         store.forget(cell)
 
 
-def _print_plan(plan: Plan, store: Store, overwrite: str) -> None:
+def _print_plan(plan: Plan, store: Store, overwrite: str) -> list[Job]:
+    """Print cells and jobs; the jobs."""
     from harness.plan import make_jobs
     from harness.report.tables import text_table
 
@@ -169,6 +204,28 @@ def _print_plan(plan: Plan, store: Store, overwrite: str) -> None:
     click.echo(f"\n{len(plan.cells)} cells: {len(cells)} to run in {len(jobs)} jobs, {skipped} skipped.")
     for description, count in Counter(job.describe() for job in jobs).items():
         click.echo(f"  {f'{count} times ' if count > 1 else ''}{description}")
+    return jobs
+
+
+def _measurement(throughput: Path | None, device: str) -> Measurement | None:
+    from harness.forecast import find_measurement, read_measurement
+
+    return find_measurement(device) if throughput is None else read_measurement(throughput)
+
+
+def _print_forecast(jobs: list[Job], measured: Measurement | None, workers: int) -> None:
+    """How long the jobs take, or how to measure this machine where nobody did."""
+    from harness.forecast import forecast
+
+    if measured is None:
+        click.echo(
+            "\nHow long it takes is unknown: this machine was not measured. In a checkout, "
+            "'python benchmarks/throughput.py --output FILE' does it; give the file to --throughput.",
+            err=True,
+        )
+    elif jobs:
+        expected = forecast(jobs, measured, workers)
+        click.echo(f"\n{expected.describe()}", err=not expected.jobs)
 
 
 def _warn_of_missing(file: SuiteFile, plan: Plan) -> None:
