@@ -8,6 +8,7 @@ update with torch.compile, and on a GPU captures what comes of it.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -222,6 +223,7 @@ def compiled(engine: Engine, note: Note) -> Update:
 
 def make_capturable(algorithm: Algorithm[Any]) -> None:
     """Let the optimisers among an algorithm's parts count their steps on the device."""
+    warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")  # warm-ups
     try:
         parts = algorithm.parts()
     except NotImplementedError:  # it keeps its state in another way, and its optimisers are its own affair

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import main
+from harness.engine import Engine
 from harness.store import Store
 from harness.training import Training
 
@@ -31,7 +32,7 @@ evaluation: {every: 15, episodes: 1, final: 3}
 
 # What is replaced by a function that kills the process at its n-th call.
 PLACES: dict[str, tuple[Any, str]] = {
-    "update": (Training, "_update"),
+    "update": (Engine, "_advance"),
     "evaluate": (Training, "_submit"),
     "collect": (Training, "collect"),
     "checkpoint": (Store, "write_checkpoint"),

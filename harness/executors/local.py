@@ -100,6 +100,7 @@ class LocalExecutor:
         if self.device.type == "cpu":
             keep_freed_memory()
         else:
+            self.device = torch.device("cuda", self.device.index or 0)
             torch.cuda.set_device(self.device)
             torch.cuda.set_per_process_memory_fraction(memory_fraction, self.device)
         self.evaluator = Evaluator(workers)
