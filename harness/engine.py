@@ -261,12 +261,14 @@ def make_engine(name: str, algorithm: Algorithm[Any], draws: Draws, note: Note =
     return GraphEngine(algorithm, draws, note, fuse=name == "compile")
 
 
-def require_engine(name: str, device: str) -> None:
-    """Refuse an engine that a device does not have.
+def require_engine(name: str, device: str, precision: str = "float32") -> None:
+    """Refuse an engine, or a precision of matrix products, that a device does not have.
 
     Raises:
         UserError: says which to take.
     """
+    if precision == "tf32" and device == "cpu":
+        raise UserError("--precision tf32 needs a GPU, and this runs on the CPU; leave it out")
     if name == "graph" and device == "cpu":
         raise UserError("--engine graph needs a GPU, and this runs on the CPU; use --engine auto")
 

@@ -83,6 +83,7 @@ class LocalExecutor:
         checkpoint_seconds: the longest that a crash may cost.
         engine: how updates are run, see :func:`harness.engine.make_engine`.
         memory_fraction: of the device's memory, what training may take.
+        precision: of matrix products on a GPU, ``float32`` or ``tf32``.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class LocalExecutor:
         checkpoint_seconds: float = 60.0,
         engine: str = "auto",
         memory_fraction: float = 0.9,
+        precision: str = "float32",
     ) -> None:
         self.store, self.device, self.progress = store, torch.device(device), progress
         self.engine, self.memory_fraction = engine, memory_fraction
@@ -102,11 +104,12 @@ class LocalExecutor:
         else:
             self.device = torch.device("cuda", self.device.index or 0)
             torch.cuda.set_device(self.device)
+            torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
             torch.cuda.set_per_process_memory_fraction(memory_fraction, self.device)
         self.evaluator = Evaluator(workers)
         self.checkpoint_seconds = checkpoint_seconds
         self.ended: dict[str, Status] = {}
-        self.record = provenance()
+        self.record = {**provenance(), "precision": precision}
         self._active: list[Training] = []
         self._dataset: Dataset | None = None
         self._loaded: tuple[Task, CellData] | None = None

@@ -343,5 +343,7 @@ def test_auto_is_eager_on_a_cpu_where_a_graph_is_refused(dataset: Dataset) -> No
     assert build("bc", dataset, "auto").name == "eager"
     require_engine("auto", "cpu")
     require_engine("graph", "cuda")
-    with pytest.raises(UserError, match="needs a GPU"):
+    with pytest.raises(UserError, match="--engine graph needs a GPU"):
         require_engine("graph", "cpu")
+    with pytest.raises(UserError, match="--precision tf32 needs a GPU"):
+        require_engine("auto", "cpu", "tf32")

@@ -104,6 +104,8 @@ def test_what_fits_trains_in_one_group(store: Store, groups: list[int]) -> None:
     assert states == ["done"] * 5
     assert groups == [5]
     assert not any("memory" in note for note in listener.notes)
+    record = store.record(cells(1)[0])
+    assert (record["engine"], record["precision"]) == ("eager", "float32")
 
 
 def test_a_job_that_does_not_fit_trains_in_groups(
