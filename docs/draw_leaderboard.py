@@ -10,7 +10,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from harness.report.leaderboard import SOURCES, Leaderboard, make_leaderboard
+from harness.report.leaderboard import Leaderboard, make_leaderboard
 from harness.store import Store
 from harness.tasks import find_task
 
@@ -29,7 +29,7 @@ def draw(board: Leaderboard, path: Path) -> None:
         panel.set_xlim(-0.12 * widest, 1.12 * widest)
         panel.margins(y=0.2)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"Suite {board.suite}, {SOURCES[board.source]}", fontsize=10)
+    figure.suptitle(f"Suite {board.suite}, {', '.join(sorted(set(board.data.values())))}", fontsize=10)
     figure.tight_layout()
     handles = {dot.get_label(): dot for panel in panels[0] for dot in panel.get_legend_handles_labels()[0]}
     ordered = [row for _, row, _ in board.overall if row in handles]
