@@ -24,14 +24,14 @@ from torch.utils._pytree import tree_leaves
 
 from harness.algorithm import Algorithm, Config, Replica, Selection
 from harness.data.dataset import Dataset
-from harness.data.draws import prepare
+from harness.data.draws import BLOCK, UNIT, prepare
 
 MARGINS = {"cuda": 1.2, "cpu": 1.6}
 """On what was measured of a replica: the allocator's gaps, and what operations take and give back within themselves.
 The CPU's is what CDT's process was seen to grow to, with glibc keeping what is freed; the GPU's is a guess.
 """
 
-STEPS = (64, 32, 16, 8)
+STEPS = (BLOCK, BLOCK // 2, BLOCK // 4, UNIT)
 """How many steps may be drawn ahead, the best first."""
 
 TINY_BATCHES, TINY_WINDOWS = (8, 16), (2, 4)

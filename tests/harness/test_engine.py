@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from recording import Recording
+from recording import GPU, Recording
 from torch import Tensor, nn
 
 from harness import engine as engines
@@ -32,7 +32,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "coptidice": NARROW,
     "cdt": {"batch_size": 8, "sequence_length": 3, "embedding_dim": 8, "num_heads": 2, "warmup_steps": 40},
 }
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine, or this build of torch, has no CUDA")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recording import Recording
+from recording import GPU, Recording
 from rich.console import Console
 from torch import Tensor
 
@@ -76,7 +76,6 @@ def training(root: Path, dataset: Dataset, *cells: Cell, dtype: torch.dtype = to
     return Training(Job(cells=cells), dataset, selections, store, Evaluator(0), dtype=dtype, **how)
 
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine, or this build of torch, has no CUDA")
 ENGINES = ["eager", "recorded", pytest.param("cuda graph", marks=GPU)]
 
 
