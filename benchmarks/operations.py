@@ -1,4 +1,4 @@
-"""Floating point operations of all matrix products in a suite, by algorithm: python benchmarks/operations.py [SUITE]."""
+"""Floating point operations of all matrix products in a suite: python benchmarks/operations.py [SUITE]."""
 
 from __future__ import annotations
 
