@@ -33,7 +33,7 @@ JUDGED_BY = {f"{end}_episode_{what}" for end in ("min", "max") for what in ("rew
 """What of an own task only matters when results are read."""
 
 # Raised when what a cell's results contain changes, so that older ones are not reused.
-SCHEMA = 4
+SCHEMA = 5
 
 
 class CellData(BaseModel):
@@ -92,7 +92,8 @@ class Cell(BaseModel):
     def hash(self) -> str:
         """16 hexadecimal digits of the content's SHA-256.
 
-        Limits by which results are only judged, when they are read, are no part of it: others need no new run.
+        Limits by which results are only judged, when they are read, are no part of it: others need no new run. Nor are
+        settings of data and evaluation at their defaults, so that a new setting leaves old results their names.
         """
         return self._digest(*(() if self.told_limit else ("evaluation_limits",)))
 
@@ -102,8 +103,11 @@ class Cell(BaseModel):
         return self._digest("seed", "cost_limit", "evaluation_limits")
 
     def _digest(self, *excluded: str) -> str:
-        without: Any = {"data": {"file"}, "own_task": JUDGED_BY, **dict.fromkeys(excluded, True)}
-        return _digest(self.model_dump(mode="json", exclude=without))
+        without: Any = {"data": True, "evaluation": True, "own_task": JUDGED_BY, **dict.fromkeys(excluded, True)}
+        content = self.model_dump(mode="json", exclude=without)
+        content["data"] = self.data.model_dump(mode="json", exclude={"file"}, exclude_defaults=True)
+        content["evaluation"] = self.evaluation.model_dump(mode="json", exclude_defaults=True)
+        return _digest(content)
 
     @property
     def definition(self) -> Task:
