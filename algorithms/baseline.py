@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -76,6 +77,11 @@ class Baseline(Algorithm[Config]):
         """Transitions with rewards, costs and what ends an episode."""
         return ("observations", "actions", "next_observations", "rewards", "costs", end_column(config))
 
+    @classmethod
+    def warnings(cls, config: Config, metrics: Mapping[str, float]) -> tuple[str, ...]:
+        """Whether a multiplier stands at a bound."""
+        return multiplier_warnings(metrics)
+
 
 def latent_size(task: Task) -> int:
     """OSRL's VAEs have two latent dimensions for each of the action."""
@@ -146,6 +152,27 @@ class PIDMultiplier:
         """The last error and the integral."""
         self.error.copy_(state["error"])
         self.integral.copy_(state["integral"])
+
+
+LOG_ALPHA_BOUND = 5.0
+"""OSRL clamps the logarithms of its multipliers alpha to this, both ways."""
+
+
+def multiplier_warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """What there is to say of multipliers that stand at a bound, by :meth:`harness.algorithm.Algorithm.warnings`.
+
+    Args:
+        metrics: with ``multiplier``, of the cost, or ``alpha``, of another constraint.
+    """
+    said = []
+    if "multiplier" in metrics and metrics["multiplier"] < 1e-6:
+        said.append("its cost multiplier is 0: the critics hold the limit to be kept, and no cost is penalised")
+    if "alpha" in metrics:
+        log_alpha = math.log(max(metrics["alpha"], 1e-300))
+        for bound, name in ((LOG_ALPHA_BOUND, "upper"), (-LOG_ALPHA_BOUND, "lower")):
+            if abs(log_alpha - bound) < 1e-3:
+                said.append(f"its multiplier alpha stands at its {name} bound, {math.exp(bound):.4g}")
+    return tuple(said)
 
 
 def mixed_target(values: Tensor, weight: float, samples: int) -> Tensor:

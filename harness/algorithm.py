@@ -238,6 +238,21 @@ class Algorithm(ABC, Generic[Config]):
             Metrics, each (R,) and detached. A replica whose metrics are not finite is stopped as diverged.
         """
 
+    @classmethod
+    def warnings(cls, config: Config, metrics: Mapping[str, float]) -> tuple[str, ...]:
+        """What the user should know of one agent that trains on, but not as it is meant to.
+
+        A run says it when it is first seen; what holds at the end stands in the cell's status and in reports.
+
+        Args:
+            config: of the agent.
+            metrics: its metrics' means over a stretch of steps.
+
+        Returns:
+            Half sentences that go with "agent 3: ...", always the same words for the same trouble.
+        """
+        return ()
+
     def variant(self, step: int) -> Hashable:
         """Which kind of update comes at a step, counted from 0, where not all compute the same.
 

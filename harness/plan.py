@@ -50,7 +50,7 @@ class CellData(BaseModel):
 
     def describe(self) -> str:
         """For people: ``DSRL``, or ``own file my.hdf5, filtered: noise 0.1, seed 1234``."""
-        names = {"dsrl": "DSRL", "demo": "demo data"}
+        names = {"dsrl": "DSRL", "agents": "agent-collected data, not DSRL", "demo": "demo data, not DSRL"}
         name = f"own file {Path(self.file).name}" if self.file else names[self.source]
         return f"{name}, filtered: {self.filters.describe()}" if self.filters.active else name
 

@@ -19,7 +19,7 @@ import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,10 +40,18 @@ State = Literal["missing", "running", "done", "failed", "diverged"]
 
 @dataclass(frozen=True)
 class Status:
-    """How a cell stands; ``reason`` says why it failed, with the traceback where there is one."""
+    """How a cell stands.
+
+    Args:
+        state: of the cell.
+        reason: why it failed, with the traceback where there is one.
+        warnings: what its algorithm says of an agent that is done but did not train as it is meant to, and the step
+            since which that holds.
+    """
 
     state: State
     reason: str = ""
+    warnings: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def brief(self) -> str:
@@ -126,7 +134,7 @@ class Store:
             content = json.loads((self.folder(cell) / "status.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return Status("missing")
-        return Status(content["state"], content["reason"])
+        return Status(content["state"], content["reason"], content.get("warnings", {}))
 
     def set_status(self, cell: Cell, status: Status) -> None:
         """Record how a cell stands."""
@@ -141,6 +149,7 @@ class Store:
         training: pd.DataFrame,
         policies: Mapping[str, Mapping[str, Tensor]],
         statistics: Mapping[str, NDArray[Any]],
+        warnings: Mapping[str, int] | None = None,
     ) -> None:
         """Write all of a finished cell, its status last.
 
@@ -151,6 +160,7 @@ class Store:
             training: a row for every stretch of steps: step and the mean of each metric over it.
             policies: the last checkpoint's state of each policy.
             statistics: what the algorithm measured in the data and its policies are built with.
+            warnings: what its algorithm says of the agent, see :class:`Status`.
         """
         from safetensors.numpy import save_file as save_arrays
         from safetensors.torch import save_file
@@ -170,7 +180,7 @@ class Store:
         with replacing(folder / "statistics.safetensors") as temporary:
             save_arrays({key: np.ascontiguousarray(values) for key, values in statistics.items()}, temporary)
         write_json(folder / "cell.json", {"cell": cell.model_dump(mode="json"), **record})
-        self.set_status(cell, Status("done"))
+        self.set_status(cell, Status("done", warnings=warnings or {}))
 
     def record(self, cell: Cell) -> dict[str, Any]:
         """What a finished cell ran with, as :meth:`write_results` was given it."""

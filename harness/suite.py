@@ -69,7 +69,8 @@ class Data(_Model, Filters):
     """Which data is trained on."""
 
     source: FoundSource = Field(
-        "dsrl", description="dsrl, or demo: small scripted data, shipped or made by 'lspc-bench data collect'"
+        "dsrl",
+        description="dsrl; agents: made by 'lspc-bench data collect --agents'; demo: small, shipped or made by 'data collect'",
     )
     files: dict[str, str] = Field({}, description="own files by task; a relative path starts at the suite's folder")
 

@@ -83,7 +83,7 @@ class Training:
         note: Callable[[str], None] = silent,
     ) -> None:
         algorithm, config = registry.load(job.algorithm), job.cells[0].config
-        self.job, self.dataset, self.store, self.evaluator = job, dataset, store, evaluator
+        self.job, self.dataset, self.store, self.evaluator, self.note = job, dataset, store, evaluator, note
         self.selections = selections
         self.device = torch.device(device)
         self.evaluation = job.cells[0].evaluation
@@ -99,6 +99,7 @@ class Training:
         self.pending: list[PendingEvaluation] = []
         self.stopped: dict[int, str] = {}  # diverged replicas
         self.failed_evaluations: dict[int, str] = {}
+        self._said: set[tuple[int, str]] = set()  # warnings
         self._rested: _Rested | None = None
         self._restore()
 
@@ -146,6 +147,36 @@ class Training:
                 first = self.step - stretch + 1
                 self.stopped[index] = f"{', '.join(wrong)} not finite in steps {first} to {self.step}"
                 self.pending = [pending for pending in self.pending if pending.replica != index]
+        self._warn(stretch)
+
+    def _warnings(self, index: int, row: Row) -> tuple[str, ...]:
+        """What a replica's algorithm has to say of a row of the curve."""
+        metrics = {name: values[index] for name, values in row.items() if name != "step"}
+        return registry.load(self.job.algorithm).warnings(self.job.cells[index].config, metrics)
+
+    def _warn(self, stretch: int) -> None:
+        """Say what the last row of the curve is the first to show, once for all replicas that it is true of."""
+        fresh: dict[str, list[str]] = {}
+        for index, cell in enumerate(self.job.cells):
+            if index in self.stopped:
+                continue
+            for text in self._warnings(index, self.curve[-1]):
+                if (index, text) not in self._said:
+                    self._said.add((index, text))
+                    limit = "" if cell.cost_limit is None else f" limit {cell.cost_limit:g}"
+                    fresh.setdefault(text, []).append(f"seed {cell.seed}{limit}")
+        for text, agents in fresh.items():
+            self.note(f"{', '.join(agents)}: {text} (steps {self.step - stretch + 1} to {self.step})")
+
+    def _lasting_warnings(self, index: int) -> dict[str, int]:
+        """What holds of a replica at the end, and the step since which it has."""
+        lasting = dict.fromkeys(self._warnings(index, self.curve[-1]), self.curve[-1]["step"])
+        for text in lasting:
+            for row in reversed(self.curve):
+                if text not in self._warnings(index, row):
+                    break
+                lasting[text] = row["step"]
+        return lasting
 
     # Evaluation
 
@@ -287,19 +318,19 @@ class Training:
             elif index in self.failed_evaluations:
                 status = Status("failed", self.failed_evaluations[index])
             else:
-                status = Status("done")
+                status = Status("done", warnings=self._lasting_warnings(index))
             if self.store.status(cell).state == "done":  # before the job was interrupted
                 continue
             ended[index] = status
             if status.state == "done":
-                self._write(index, cell, record)
+                self._write(index, cell, record, status.warnings)
             else:
                 self.store.set_status(cell, status)
         if not self.failed_evaluations:
             self.store.remove_checkpoint(self.job)
         return ended
 
-    def _write(self, index: int, cell: Cell, record: Mapping[str, Any]) -> None:
+    def _write(self, index: int, cell: Cell, record: Mapping[str, Any], warnings: Mapping[str, int]) -> None:
         import pandas as pd
 
         columns = ["step", "policy", "cost_limit", "episode", "seed", "episode_return", "cost", "length"]
@@ -329,6 +360,7 @@ class Training:
             pd.DataFrame(curve),
             self._rested.policies[index],
             self.selections[index].statistics,
+            warnings,
         )
 
 

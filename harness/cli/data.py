@@ -30,7 +30,7 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
         "--file", "path", type=click.Path(path_type=Path), metavar="FILE", help="This file instead."
     )(command)
     return click.option(
-        "--source", type=click.Choice(["dsrl", "demo"]), default="dsrl", show_default=True, help="Whose data."
+        "--source", type=click.Choice(["dsrl", "agents", "demo"]), default="dsrl", show_default=True, help="Whose data."
     )(command)
 
 

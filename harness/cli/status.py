@@ -43,6 +43,7 @@ def chosen_plans(store: Store, suite: str | None) -> list[Plan]:
 
 def _describe(store: Store, plan: Plan) -> str:
     from harness.report.tables import text_table
+    from harness.report.warnings import describe_warnings
 
     groups: dict[tuple[str, str], Counter[str]] = {}
     problems = []
@@ -68,5 +69,6 @@ def _describe(store: Store, plan: Plan) -> str:
         f"Suite {plan.suite}: {total['done']} of {total.total()} cells done.",
         text_table(["task", "algorithm", "done", "unfinished", *states[2:]], rows),
         *problems,
+        *(f"Warning: {line}" for line in describe_warnings(store, plan)),
     ]
     return "\n".join(parts)

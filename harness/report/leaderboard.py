@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from harness.plan import Plan
 from harness.report.tables import markdown_table
+from harness.report.warnings import describe_warnings
 from harness.statistics import Overall, Score, final_episodes, overall_scores, planned_runs, task_scores
 from harness.store import Store
 
@@ -90,6 +91,7 @@ def _notes(store: Store, plan: Plan, rows: Iterable[str], overall: dict[str, Ove
     changed = [plan.tasks[task].name for task, hashes in files.items() if len(hashes) > 1]
     if changed:
         notes.append(f"Not all rows were trained on the same dataset file: {', '.join(changed)}.")
+    notes += [f"Warning: {line}." for line in describe_warnings(store, plan)]
     return notes
 
 
@@ -125,10 +127,9 @@ def _markdown(board: Leaderboard) -> str:
         ]
         for rank, row, score in board.overall
     ]
-    data = _all_data(board).replace("demo data", "demo data (scripted behaviours, not DSRL)")
     parts = [
         f"# Leaderboard: {board.suite}",
-        f"Data: {data}.{f' {board.description}' if board.description else ''}",
+        f"Data: {_all_data(board)}.{f' {board.description}' if board.description else ''}",
         f"## Overall, {len(board.tasks)} {'task' if len(board.tasks) == 1 else 'tasks'}",
         markdown_table(header, overall),
         LEGEND,
