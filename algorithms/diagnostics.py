@@ -1,0 +1,105 @@
+"""What the algorithms measure on held-out data: critics against what was observed, and how well costs are ranked.
+
+The data's observed sums are of the policies that collected it. A critic estimates those of another policy, so that its
+error is not all its own; what the figures show is a critic that is constant, of the wrong size or order, or that does
+not tell unsafe trajectories from safe ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harness.algorithm import Batch, Replica
+
+COLUMNS = ("rewards", "costs", "done", "safe")
+"""What calibrations want of a batch."""
+
+
+def discounted_to_go(values: Tensor, done: Tensor, gamma: float) -> Tensor:
+    """The discounted sum of values from each step to its trajectory's end, for steps in order: (R, N) -> (R, N).
+
+    The recurrence ``x_t = v_t + w_t x_{t+1}``, with w = gamma, and 0 at an end, is solved by doubling: after the k-th
+    round ``x_t`` sums 2^k steps, and ``w_t`` is the product of as many weights.
+    """
+    sums, weights = values.clone(), gamma * (1 - done)
+    weights[:, -1] = 0
+    reach = 1
+    while reach < values.shape[1]:
+        sums[:, :-reach] += weights[:, :-reach] * sums[:, reach:]
+        weights[:, :-reach] *= weights[:, reach:].clone()
+        reach *= 2
+    return sums
+
+
+def mean_over(values: Tensor, chosen: Tensor) -> Tensor:
+    """The mean of the chosen values, both (R, N): (R,), NaN where none is chosen."""
+    return torch.where(chosen, values, 0).sum(1) / chosen.sum(1)
+
+
+def correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Pearson's, of (R, N) and (R, N): (R,); 0 where one of them is constant, for it says nothing of the other."""
+    product = torch.ones_like(one, dtype=torch.float64)
+    for values in (one.double(), other.double()):
+        centred = values - values.mean(1, keepdim=True)
+        norm = centred.norm(dim=1, keepdim=True)
+        constant = norm <= 1e-9 * values.norm(dim=1, keepdim=True)  # but for the mean's rounding
+        product = product * torch.where(constant, 0, centred / norm)
+    return product.sum(1)
+
+
+def auc(scores: Tensor, positive: Tensor) -> Tensor:
+    """How often a positive's score lies above a negative's, a tie counting half: (R, N) twice -> (R,).
+
+    The area under the ROC curve by the rank statistic; NaN where there are only positives or only negatives.
+    """
+    ordered = scores.contiguous().sort(1).values
+    below, upto = (torch.searchsorted(ordered, scores.contiguous(), right=right) for right in (False, True))
+    ranks = (below + upto + 1).double() / 2
+    count = positive.sum(1).double()
+    least = count * (count + 1) / 2
+    area = (torch.where(positive, ranks, 0).sum(1) - least) / (count * (scores.shape[1] - count))
+    return torch.where(scores.isnan().any(1), torch.nan, area)
+
+
+def reward_calibration(name: str, predicted: Tensor, batch: Batch, gamma: float) -> dict[str, Tensor]:
+    """A reward critic (R, N) against the observed discounted rewards to go: mean error and correlation."""
+    observed = discounted_to_go(batch["rewards"], batch["done"], gamma)
+    return {
+        f"{name}_bias": (predicted - observed).mean(1),
+        f"{name}_correlation": correlation(predicted, observed),
+    }
+
+
+def cost_calibration(name: str, predicted: Tensor, batch: Batch, gamma: float) -> dict[str, Tensor]:
+    """A cost critic (R, N) against the observed discounted costs to go.
+
+    Its mean error over the steps of safe and over those of unsafe trajectories, its correlation, and the AUC with
+    which it tells the steps of unsafe trajectories from those of safe ones.
+    """
+    observed = discounted_to_go(batch["costs"], batch["done"], gamma)
+    safe = batch["safe"] > 0
+    error = predicted - observed
+    return {
+        f"{name}_bias_safe": mean_over(error, safe),
+        f"{name}_bias_unsafe": mean_over(error, ~safe),
+        f"{name}_correlation": correlation(predicted, observed),
+        f"{name}_auc": auc(predicted, ~safe),
+    }
+
+
+def observed_costs(batch: Batch, gamma: float) -> dict[str, Tensor]:
+    """The mean observed discounted cost to go at the steps of safe and of unsafe trajectories."""
+    observed, safe = discounted_to_go(batch["costs"], batch["done"], gamma), batch["safe"] > 0
+    return {"cost_to_go_safe": mean_over(observed, safe), "cost_to_go_unsafe": mean_over(observed, ~safe)}
+
+
+def noise(replicas: Sequence[Replica], like: Tensor, size: int) -> Tensor:
+    """Standard normal noise (R, N, size) for a column (R, N, ...), the same in every call and on every device."""
+    drawn = [
+        torch.randn(like.shape[1], size, generator=replica.generator("diagnostics"), dtype=like.dtype)
+        for replica in replicas
+    ]
+    return torch.stack(drawn).to(like.device)
