@@ -64,36 +64,34 @@ def auc(scores: Tensor, positive: Tensor) -> Tensor:
     return torch.where(scores.isnan().any(1), torch.nan, area)
 
 
-def reward_calibration(name: str, predicted: Tensor, batch: Batch, gamma: float) -> dict[str, Tensor]:
-    """A reward critic (R, N) against the observed discounted rewards to go: mean error and correlation."""
-    observed = discounted_to_go(batch["rewards"], batch["done"], gamma)
-    return {
-        f"{name}_bias": (predicted - observed).mean(1),
-        f"{name}_correlation": correlation(predicted, observed),
-    }
+def observed(batch: Batch, gamma: float) -> tuple[Tensor, Tensor]:
+    """The discounted rewards and costs to go of every step, (R, N) each."""
+    rewards, costs = (discounted_to_go(batch[name], batch["done"], gamma) for name in ("rewards", "costs"))
+    return rewards, costs
 
 
-def cost_calibration(name: str, predicted: Tensor, batch: Batch, gamma: float) -> dict[str, Tensor]:
-    """A cost critic (R, N) against the observed discounted costs to go.
+def calibration(name: str, predicted: Tensor, actual: Tensor) -> dict[str, Tensor]:
+    """A critic (R, N) against what was observed (R, N): its mean error and the correlation."""
+    return {f"{name}_bias": (predicted - actual).mean(1), f"{name}_correlation": correlation(predicted, actual)}
+
+
+def cost_calibration(name: str, predicted: Tensor, actual: Tensor, safe: Tensor) -> dict[str, Tensor]:
+    """A cost critic (R, N) against what was observed (R, N).
 
     Its mean error over the steps of safe and over those of unsafe trajectories, its correlation, and the AUC with
     which it tells the steps of unsafe trajectories from those of safe ones.
     """
-    observed = discounted_to_go(batch["costs"], batch["done"], gamma)
-    safe = batch["safe"] > 0
-    error = predicted - observed
     return {
-        f"{name}_bias_safe": mean_over(error, safe),
-        f"{name}_bias_unsafe": mean_over(error, ~safe),
-        f"{name}_correlation": correlation(predicted, observed),
+        f"{name}_bias_safe": mean_over(predicted - actual, safe),
+        f"{name}_bias_unsafe": mean_over(predicted - actual, ~safe),
+        f"{name}_correlation": correlation(predicted, actual),
         f"{name}_auc": auc(predicted, ~safe),
     }
 
 
-def observed_costs(batch: Batch, gamma: float) -> dict[str, Tensor]:
-    """The mean observed discounted cost to go at the steps of safe and of unsafe trajectories."""
-    observed, safe = discounted_to_go(batch["costs"], batch["done"], gamma), batch["safe"] > 0
-    return {"cost_to_go_safe": mean_over(observed, safe), "cost_to_go_unsafe": mean_over(observed, ~safe)}
+def cost_levels(actual: Tensor, safe: Tensor) -> dict[str, Tensor]:
+    """The mean observed cost to go (R, N) at the steps of safe and of unsafe trajectories."""
+    return {"cost_to_go_safe": mean_over(actual, safe), "cost_to_go_unsafe": mean_over(actual, ~safe)}
 
 
 def noise(replicas: Sequence[Replica], like: Tensor, size: int) -> Tensor:

@@ -236,6 +236,7 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         q, qc = (self.targets[name](pairs).squeeze(-1) for name in ("q", "qc"))
         vc, qc = vc.clamp(min=0), qc.amax(1).clamp(min=0)
         let_through = ((vc < c.safety_threshold) & (qc < c.safety_threshold)).to(vc.dtype)
+        rewards, costs = diagnostics.observed(batch, c.gamma)
         safe = batch["safe"] > 0
         return {
             "reconstruction": (self.decode(observations, latents) - actions).square().sum(-1).mean(1),
@@ -244,11 +245,11 @@ class LSPC(Algorithm[LSPCHyperparameters]):
             "interpolation_distance": (between - actions).norm(dim=-1).mean(1),
             "mask_safe": diagnostics.mean_over(let_through, safe),
             "mask_unsafe": diagnostics.mean_over(let_through, ~safe),
-            **diagnostics.observed_costs(batch, c.gamma),
-            **diagnostics.reward_calibration("v", v / c.reward_scale, batch, c.gamma),
-            **diagnostics.reward_calibration("q", q.amin(1) / c.reward_scale, batch, c.gamma),
-            **diagnostics.cost_calibration("vc", vc / c.cost_scale, batch, c.gamma),
-            **diagnostics.cost_calibration("qc", qc / c.cost_scale, batch, c.gamma),
+            **diagnostics.cost_levels(costs, safe),
+            **diagnostics.calibration("v", v / c.reward_scale, rewards),
+            **diagnostics.calibration("q", q.amin(1) / c.reward_scale, rewards),
+            **diagnostics.cost_calibration("vc", vc / c.cost_scale, costs, safe),
+            **diagnostics.cost_calibration("qc", qc / c.cost_scale, costs, safe),
         }
 
 

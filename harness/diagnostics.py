@@ -23,6 +23,10 @@ MOST_ROWS = 10_000
 Row = dict[str, Any]
 
 
+class DiagnosticError(Exception):
+    """An algorithm's diagnostics are not what the interface asks for; says what."""
+
+
 class Diagnostics:
     """The held-out data of a job, laid out for its replicas.
 
@@ -53,13 +57,13 @@ class Diagnostics:
         """What the algorithm offers: metrics (R,).
 
         Raises:
-            RuntimeError: one of them has another shape.
+            DiagnosticError: one of them has another shape.
         """
         with torch.no_grad(), undisturbed_randomness():
             metrics = self._algorithm.diagnose(self.batch)
         for name, value in metrics.items():
             if value.shape != (len(self._replicas),):
-                raise RuntimeError(f"the diagnostic {name} has shape {tuple(value.shape)}, not one number a replica")
+                raise DiagnosticError(f"the diagnostic {name} has shape {tuple(value.shape)}, not one number a replica")
         return metrics
 
     def rows(self, step: int, replicas: Sequence[int]) -> list[Row]:
