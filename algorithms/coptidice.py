@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from algorithms import diagnostics
 from algorithms.baseline import (
     Baseline,
     BaselineHyperparameters,
@@ -212,6 +213,13 @@ class COptiDICE(Baseline[COptiDICEHyperparameters]):
             "weight_optimizer": self.weight_optimizer,
             "actor_optimizer": self.actor_optimizer,
         }
+
+    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+        """nu, which values states by the rewards less lambda times the costs, scaled as in training."""
+        price = functional.softplus(self.scalars["lambda"]).unsqueeze(1) * self.config.cost_scale
+        rewards = batch["discounted_rewards_to_go"] * self.config.reward_scale
+        actual = rewards - price * batch["discounted_costs_to_go"]
+        return diagnostics.calibration("nu", self.nu(batch["observations"]).squeeze(-1).amin(1), actual)
 
 
 def divergence(weights: Tensor, kind: str) -> Tensor:

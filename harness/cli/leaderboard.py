@@ -26,12 +26,15 @@ def leaderboard(results: Path, suite: str | None, format_name: str, output: Path
     from harness.cli.status import chosen_plans
     from harness.errors import UserError
     from harness.files import replacing
+    from harness.report.diagnostics import diagnostics_section
     from harness.report.leaderboard import FORMATS, make_leaderboard
     from harness.store import Store
 
     store = Store.existing(results)
-    boards = [make_leaderboard(store, plan) for plan in chosen_plans(store, suite)]
-    text = FORMATS[format_name](boards)
+    plans = chosen_plans(store, suite)
+    text = FORMATS[format_name]([make_leaderboard(store, plan) for plan in plans])
+    if format_name == "markdown":
+        text += "".join(diagnostics_section(store, plan) for plan in plans)
     if output is None:
         click.echo(text, nl=False)
         return

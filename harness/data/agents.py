@@ -158,13 +158,13 @@ class Learner:
                 for name, network in self.values.items():
                     loss = loss + 0.5 * (network(observations[rows]).squeeze(-1) - returns[name][rows]).square().mean()
                 self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nn.utils.clip_grad_norm_(self.parameters, MOST_GRADIENT)
                 self.optimizer.step()
         self.observed.add(np.concatenate([episode["observations"] for episode in episodes]).astype(np.float64))
 
     def _log_density(self, observations: Tensor, actions: Tensor) -> Tensor:
-        density: Tensor = Normal(self.actor(observations), self.log_std.exp()).log_prob(actions).sum(-1)  # type: ignore[no-untyped-call]
+        density: Tensor = Normal(self.actor(observations), self.log_std.exp()).log_prob(actions).sum(-1)
         return density
 
     def _advantages(self, name: str, column: str, episodes: Sequence[Arrays]) -> tuple[Tensor, Tensor]:
@@ -203,14 +203,13 @@ def advantages(rewards: Floats, values: Floats) -> Floats:
 
 def _network(inputs: int, outputs: int, generator: torch.Generator, gain: float = 1.0) -> nn.Sequential:
     """Two hidden layers, its weights drawn from the generator, the last layer's times ``gain``."""
-    network = nn.Sequential(
-        nn.Linear(inputs, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, outputs)
-    )
+    last = nn.Linear(HIDDEN, outputs)
+    network = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh(), last)
     with torch.no_grad():
         for parameter in network.parameters():
             fan = parameter.shape[-1] if parameter.ndim == 2 else HIDDEN
             parameter.uniform_(-(fan**-0.5), fan**-0.5, generator=generator)
-        network[-1].weight.mul_(gain)
+        last.weight.mul_(gain)
     return network
 
 
