@@ -344,6 +344,8 @@ class CDTPolicy(Policy):
         config: of the algorithm.
     """
 
+    markov = False
+
     def __init__(self, network: nn.Module, targets: Targets, action_size: int, config: CDTHyperparameters) -> None:
         super().__init__()
         self.network, self.targets, self.action_size, self.config = network, targets, action_size, config

@@ -106,7 +106,7 @@ class Policy(nn.Module, ABC):
     """One replica's policy, batched over ``n`` environments; it is sent to worker processes and runs on the CPU."""
 
     markov: ClassVar[bool] = True
-    """Whether an action depends on the present observation alone, not on what came before in the episode."""
+    """Whether an action depends on the last observation alone: not on a context of steps before it."""
 
     def reset(self, seeds: Sequence[int], cost_limit: float | None) -> None:
         """Begin ``n = len(seeds)`` episodes, each with random numbers of its own.

@@ -89,7 +89,9 @@ def logged(rows: Sequence[tuple[int, float]], **changes: NDArray[np.bool_]) -> D
 @pytest.fixture
 def dataset() -> Dataset:
     """Every state and action; whatever row, an odd one follows on a first state, so that episodes begin there."""
-    return logged([pair for state in range(STATES) for action in (LEFT, RIGHT) for pair in ((0, LEFT), (state, action))])
+    return logged(
+        [pair for state in range(STATES) for action in (LEFT, RIGHT) for pair in ((0, LEFT), (state, action))]
+    )
 
 
 def fitted(dataset: Dataset, *candidates: Candidate, settings: FQE = SETTINGS) -> list[Estimate]:
