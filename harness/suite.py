@@ -84,6 +84,8 @@ class Data(_Model, Filters):
         "dsrl", description="dsrl, or demo: small scripted data, shipped or made by 'lspc-bench data collect'"
     )
     files: dict[str, str] = Field({}, description="own files by task; a relative path starts at the suite's folder")
+    holdout: float = Field(0, ge=0, lt=1, description="share of whole trajectories that is kept out of training")
+    holdout_seed: int = Field(0, ge=0, lt=2**32, description="which ones; the same for every algorithm and seed")
 
     @property
     def filters(self) -> Filters:
