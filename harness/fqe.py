@@ -22,6 +22,7 @@ from torch import Tensor
 
 from algorithms.networks import StackedMLP, adam, minimise, polyak_update
 from harness.algorithm import Policy, Replica
+from harness.capacity import undisturbed_randomness
 from harness.data.dataset import Dataset
 from harness.data.sampling import Columns
 from harness.suite import FQE
@@ -38,7 +39,7 @@ class Candidate:
     """A policy to be judged.
 
     Args:
-        policy: on the CPU, one that acts on the present observation alone (:attr:`Policy.markov`).
+        policy: on the CPU, one that acts on the last observation alone (:attr:`harness.algorithm.Policy.markov`).
         replica: the agent that it is of. All that is random derives from it, so that an agent's policies are judged
             with the same first weights, minibatches and action noise, at every step of its training.
         cost_limit: what the policy is told.
@@ -63,7 +64,6 @@ class FittedQ:
     Args:
         dataset: the training data.
         settings: of the fit.
-        rows: (n,) the transitions to fit on, whole trajectories; ``None`` for all.
         device: where to fit.
         dtype: of networks and data.
         on_host: leave the data in the host's memory.
@@ -94,13 +94,17 @@ class FittedQ:
         self._size = len(signals)
 
     def estimates(self, candidates: Sequence[Candidate]) -> list[Estimate]:
-        """What each policy earns and costs; it depends on the policy and its replica alone."""
+        """What each policy earns and costs; it does not depend on the others.
+
+        Raises:
+            ValueError: a policy acts on more than the last observation, so that no Q(s, a) is of it.
+        """
         s = self.settings
         if not candidates:
             return []
         for candidate in candidates:
             if not candidate.policy.markov:
-                raise ValueError(f"{type(candidate.policy).__name__} acts on more than the present observation")
+                raise ValueError(f"{type(candidate.policy).__name__} acts on more than the last observation")
         generators = [candidate.replica.generator("fqe") for candidate in candidates]
         actions = [_actions(candidate, self._following, "next") for candidate in candidates]
         following = Columns({"actions": torch.cat(actions).to(self.dtype)}, self.device, self.on_host)
@@ -139,7 +143,6 @@ class FittedQ:
         return (observations.to(self.dtype) - self._mean) / self._std
 
 
-@torch.no_grad()
 def _actions(candidate: Candidate, observations: Tensor, purpose: str) -> Tensor:
     """What a policy does, in single precision as in roll-outs, at observations (n, dim): (n, action_size).
 
@@ -147,8 +150,9 @@ def _actions(candidate: Candidate, observations: Tensor, purpose: str) -> Tensor
     """
     generator = np.random.default_rng(candidate.replica.entropy(f"fqe {purpose} actions"))
     seeds = generator.integers(2**31, size=len(observations)).tolist()
-    policy, actions = candidate.policy.float(), []
-    for start in range(0, len(seeds), CHUNK):
-        policy.reset(seeds[start : start + CHUNK], candidate.cost_limit)
-        actions.append(policy.act(observations[start : start + CHUNK].clone()))
+    policy, actions = candidate.policy.float().eval(), []
+    with torch.no_grad(), undisturbed_randomness():
+        for start in range(0, len(seeds), CHUNK):
+            policy.reset(seeds[start : start + CHUNK], candidate.cost_limit)
+            actions.append(policy.act(observations[start : start + CHUNK].clone()))
     return torch.cat(actions)

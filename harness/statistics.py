@@ -74,8 +74,8 @@ def checkpoint_episodes(store: Store, plan: Plan) -> pd.DataFrame:
     """The evaluation episodes of every finished cell, once for each limit they are judged by.
 
     Returns:
-        Columns row (the policy's name in tables), task (id), seed, limit, step, last (whether the checkpoint is the last
-        one), reward and cost (normalised), satisfied.
+        Columns row (the policy's name in tables), task (id), seed, limit, step, last (whether the checkpoint is the
+        last one), reward and cost (normalised), satisfied.
     """
     frames = []
     for planned in plan.cells:

@@ -23,11 +23,11 @@ from harness.store import Store
 from harness.tasks import normalize_cost
 
 LEGEND = (
-    "Reward and cost are DSRL's normalised ones, means over runs (seed, cost limit) of what each rule's choice reaches in "
-    "its evaluation episodes; violations is the share of runs whose choice costs more than the limit. Regret is the reward "
-    "of the choice that peeks less the rule's own: negative where a rule chose more reward at more cost, so read it beside "
-    "the violations. Its 95% interval is a stratified bootstrap over n seeds. What peeks is judged by the very episodes "
-    "that it chose by, so its own reward flatters it."
+    "Reward and cost are DSRL's normalised ones, means over runs (seed, cost limit) of what each rule's choice reaches "
+    "in its evaluation episodes; violations is the share of runs whose choice costs more than the limit. Regret is the "
+    "reward of the choice that peeks less the rule's own: negative where a rule chose more reward at more cost, so "
+    "read it beside the violations. Its 95% interval is a stratified bootstrap over n seeds. What peeks is judged by "
+    "the very episodes that it chose by, so its own numbers flatter it."
 )
 ESTIMATES = ("fqe_return", "fqe_cost", "action_error")
 Choose = Callable[[pd.DataFrame], NDArray[np.intp]]
@@ -148,8 +148,8 @@ def read_candidates(store: Store, plan: Plan) -> pd.DataFrame:
     """Every evaluated checkpoint of every policy, once for each limit it is judged by, in the order of training.
 
     Returns:
-        Columns row, task, seed, limit, step, last, reward and cost (normalised means of its episodes), and what is known
-        without roll-outs, NaN where it is not: fqe_return and fqe_cost (normalised as these are) and action_error.
+        Columns row, task, seed, limit, step, last, reward and cost (normalised means of its episodes), and what is
+        known without roll-outs, NaN where it is not: fqe_return and fqe_cost (normalised, too) and action_error.
     """
     keys = ["row", "task", "seed", "limit", "step"]
     episodes = checkpoint_episodes(store, plan)
@@ -157,7 +157,7 @@ def read_candidates(store: Store, plan: Plan) -> pd.DataFrame:
     done = [planned for planned in plan.cells if store.status(planned.cell).state == "done"]
     estimates = [_estimates(store, planned, limit) for planned in done for limit in planned.cell.evaluation_limits]
     known = pd.concat(estimates, ignore_index=True) if estimates else pd.DataFrame(columns=[*keys, *ESTIMATES])
-    candidates = reached.merge(known, on=keys, how="left")
+    candidates = reached.merge(known[[*keys, *ESTIMATES]], on=keys, how="left")
     return candidates.astype({"last": bool} | dict.fromkeys(ESTIMATES, float)).sort_values("step", kind="stable")
 
 
@@ -168,15 +168,14 @@ def _estimates(store: Store, planned: PlannedCell, limit: float) -> pd.DataFrame
     told = diagnostics["cost_limit"]
     mine = diagnostics[diagnostics["policy"].isin(list(planned.rows)) & (told.isna() | (told == limit))]
     wide = mine.pivot(index=["policy", "step"], columns="metric", values="value").reindex(columns=list(ESTIMATES))
-    frame = wide.reset_index().rename(columns={"policy": "row"})
-    frame["row"] = frame["row"].map(planned.rows)
+    frame = wide.reset_index()
     settings, task = cell.evaluation.fqe, cell.definition
     if settings is not None:
         # From a discounted sum without end to what the same mean of every step gives in a whole episode.
-        factor = (1 - settings.gamma) * task.max_episode_steps
-        frame["fqe_return"] = task.normalize_reward(frame["fqe_return"] * factor)
-        frame["fqe_cost"] = normalize_cost(frame["fqe_cost"].to_numpy(dtype=float) * factor, np.float64(limit))
-    return frame.assign(task=cell.task, seed=cell.seed, limit=limit)
+        summed = frame[["fqe_return", "fqe_cost"]].to_numpy(dtype=float) * (1 - settings.gamma) * task.max_episode_steps
+        cost = np.asarray(normalize_cost(summed[:, 1], np.float64(limit)))
+        frame = frame.assign(fqe_return=task.normalize_reward(summed[:, 0]), fqe_cost=cost)
+    return frame.assign(row=frame["policy"].map(planned.rows), task=cell.task, seed=cell.seed, limit=limit)
 
 
 def chosen(candidates: pd.DataFrame, run: Sequence[str], rules: Sequence[Rule]) -> pd.DataFrame:
@@ -188,7 +187,7 @@ def chosen(candidates: pd.DataFrame, run: Sequence[str], rules: Sequence[Rule]) 
         rules: the last one is what the others are compared with.
 
     Returns:
-        Columns row (empty where the rule chooses among rows), task, seed, limit, rule, reward, cost, violated, regret.
+        Columns row (empty where rules choose among rows), task, seed, limit, rule, reward, cost, violations, regret.
     """
     found = []
     for key, group in candidates.groupby(list(run), sort=False):
@@ -199,7 +198,7 @@ def chosen(candidates: pd.DataFrame, run: Sequence[str], rules: Sequence[Rule]) 
         for name, pick in picks.items():
             if len(pick):
                 reached = {"reward": pick["reward"].mean(), "cost": pick["cost"].mean()}
-                reached |= {"violated": (pick["cost"] > 1).mean(), "regret": best - pick["reward"].mean()}
+                reached |= {"violations": (pick["cost"] > 1).mean(), "regret": best - pick["reward"].mean()}
                 found.append({"row": ""} | dict(zip(run, key, strict=True)) | {"rule": name} | reached)
     return pd.DataFrame(found)
 
@@ -216,9 +215,9 @@ def outcomes(choices: pd.DataFrame, policy: str) -> list[Outcome]:
         mine = choices[able & (choices["rule"] == rule)]
         wide = mine.pivot(index="seed", columns=["row", "task", "limit"], values="regret").dropna()
         matrix = wide.T.groupby(level=["row", "task"]).mean().T.to_numpy(dtype=np.float64)
-        means = mine[["reward", "cost", "violated", "regret"]].mean()
         between = interval(matrix, mean) if len(matrix) > 1 else None
-        results.append(Outcome(policy, str(rule), *map(float, means), between, len(matrix), len(mine)))
+        means = {name: float(mine[name].mean()) for name in ("reward", "cost", "violations", "regret")}
+        results.append(Outcome(policy, str(rule), **means, interval=between, seeds=len(matrix), runs=len(mine)))
     return results
 
 
