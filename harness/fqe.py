@@ -7,7 +7,9 @@ terminals end it, behind a timeout it goes on.
 
 The networks of all policies are trained side by side, policy axis first. They speak in units of the data, so that one
 learning rate serves every task: ``(1 - gamma) Q = mean + std f`` for the network's output f and the mean and standard
-deviation of the logged rewards (or costs). Observations are standardised.
+deviation of the logged rewards (or costs). Observations are standardised. A target counts on no more, and no less, of
+the future than the greatest or least logged reward in every step: where a policy leaves the data, bootstrapping would
+else run away.
 """
 
 from __future__ import annotations
@@ -89,7 +91,14 @@ class FittedQ:
         scale = signals.std(0, correction=0)
         scale[scale == 0] = 1
         self._offset, self._scale = signals.mean(0) / scale, scale
-        columns["signals"] = (signals / scale - self._offset).to(dtype)
+        signals = signals / scale - self._offset
+        columns["signals"] = signals.to(dtype)
+        self._least, self._most = signals.amin(0), signals.amax(0)
+        if dataset.arrays["terminals"].any():  # behind which nothing comes
+            self._least, self._most = (
+                torch.minimum(self._least, -self._offset),
+                torch.maximum(self._most, -self._offset),
+            )
         self._data = Columns(columns, self.device, on_host)
         self._size = len(signals)
 
@@ -112,7 +121,9 @@ class FittedQ:
         values = StackedMLP(generators, sizes, ensemble=2, dtype=self.dtype).to(self.device)
         targets = copy.deepcopy(values).requires_grad_(False)
         optimizer = adam([(s.learning_rate, values.parameters())])
-        offset = self._offset.to(self.device, self.dtype).unsqueeze(1)
+        offset, least, most = (
+            bound.to(self.device, self.dtype).unsqueeze(1) for bound in (self._offset, self._least, self._most)
+        )
         shift = self._size * torch.arange(len(candidates), device=self.device).unsqueeze(1)
 
         for step in range(s.steps):
@@ -124,7 +135,8 @@ class FittedQ:
             with torch.no_grad():
                 pairs = torch.cat([batch["next_observations"], following.take(rows + shift)["actions"]], -1)
                 ended = batch["terminals"].unsqueeze(1)
-                ahead = (1 - ended) * targets(pairs).squeeze(-1) - ended * offset  # Q = 0 behind the end
+                ahead = targets(pairs).squeeze(-1).clamp(least, most)
+                ahead = (1 - ended) * ahead - ended * offset  # Q = 0 behind the end
                 target = (1 - s.gamma) * batch["signals"].mT + s.gamma * ahead
             pairs = torch.cat([batch["observations"], batch["actions"]], -1)
             loss = (values(pairs).squeeze(-1) - target).square().mean(2).sum(1)

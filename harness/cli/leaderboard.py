@@ -31,6 +31,7 @@ def leaderboard(results: Path, suite: str | None, format_name: str, selection: b
     from harness.files import replacing
     from harness.report import leaderboard as ranking
     from harness.report import selection as selecting
+    from harness.report.diagnostics import diagnostics_section
     from harness.store import Store
 
     store = Store.existing(results)
@@ -39,6 +40,8 @@ def leaderboard(results: Path, suite: str | None, format_name: str, selection: b
         text = selecting.FORMATS[format_name]([selecting.make_report(store, plan) for plan in plans])
     else:
         text = ranking.FORMATS[format_name]([ranking.make_leaderboard(store, plan) for plan in plans])
+        if format_name == "markdown":
+            text += "".join(diagnostics_section(store, plan) for plan in plans)
     if output is None:
         click.echo(text, nl=False)
         return

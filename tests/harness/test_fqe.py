@@ -29,7 +29,7 @@ class Table(Policy):
 
     def __init__(self, *rightward: float) -> None:
         super().__init__()
-        self.rightward = torch.tensor(rightward)
+        self.rightward = torch.tensor(rightward, dtype=torch.float32)
 
     def act(self, observations: Tensor) -> Tensor:
         chances = torch.distributions.Normal(0, 1).cdf(self.noise(1))
@@ -108,6 +108,70 @@ POLICIES = [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (1.0, 1.0, 0.0)]
 def test_values_are_those_of_bellmans_equation(dataset: Dataset) -> None:
     estimates = fitted(dataset, *(Candidate(Table(*policy), Replica(seed)) for seed, policy in enumerate(POLICIES)))
     for estimate, policy in zip(estimates, POLICIES, strict=True):
-        print(estimate, exact(*policy))
         assert close(estimate, exact(*policy), 0.02), policy
     assert exact(*POLICIES[0]) == Estimate(pytest.approx(2.5), 0)
+
+
+def test_a_linear_q_finds_a_linear_value() -> None:
+    """Left alone is logged: staying in a state for ever, whose value no action changes."""
+    dataset = logged([(state, LEFT) for state in (0, 0, 0, 1, 0, 2)])
+    (estimate,) = fitted(dataset, Candidate(Table(0, 0, 0), Replica(0)), settings=linear(steps=1000))
+    assert close(estimate, exact(0, 0, 0), 0.01)
+
+
+def linear(**changes: int) -> FQE:
+    return SETTINGS.model_copy(update={"hidden_sizes": (), **changes})
+
+
+def test_a_timeout_is_gone_through_and_a_terminal_is_not(dataset: Dataset) -> None:
+    """With every end a timeout, the ring goes on for ever."""
+    endless = Dataset(dataset.task, dataset.path, "own", {**dataset.arrays, "terminals": np.zeros(len(dataset), bool)})
+    always = (1.0, 1.0, 1.0)
+    (estimate,) = fitted(endless, Candidate(Table(*always), Replica(0)))
+    around = 1 / (1 - GAMMA**STATES)  # the first round's value is that of the whole episode with its terminal
+    assert close(estimate, Estimate(*(around * value for value in dataclasses.astuple(exact(*always)))), 0.05)
+
+
+def test_a_stochastic_policy_is_judged_by_its_mean() -> None:
+    """Each row has noise of its own; the more rows, the nearer to the exact value."""
+    pairs = [pair for state in range(STATES) for action in (LEFT, RIGHT) for pair in ((0, LEFT), (state, action))]
+    (estimate,) = fitted(logged(pairs * 100), Candidate(Table(0.5, 0.5, 0.5), Replica(0)))
+    assert close(estimate, exact(0.5, 0.5, 0.5), 0.3)
+    assert not close(exact(0.5, 0.5, 0.5), exact(1, 1, 1), 0.6)
+
+
+FEW = SETTINGS.model_copy(update={"steps": 70})
+
+
+def test_alone_equals_together_and_the_same_seed_twice(dataset: Dataset) -> None:
+    def candidates() -> list[Candidate]:
+        return [Candidate(Table(0.5, 0.2, 0.9), Replica(seed, 10.0, "toy")) for seed in range(3)]
+
+    together = fitted(dataset, *candidates(), settings=FEW)
+    assert together == fitted(dataset, *candidates(), settings=FEW)
+    assert together[0] != together[1]
+    (alone,) = fitted(dataset, candidates()[1], settings=FEW)
+    assert close(alone, together[1], 1e-10)
+
+
+def test_a_policy_is_told_its_limit(dataset: Dataset) -> None:
+    limits = (0.0, 10.0)
+    told = fitted(dataset, *(Candidate(Told(0, 0, 0), Replica(0), limit) for limit in limits), settings=FEW)
+    fixed = fitted(dataset, *(Candidate(Table(*policy), Replica(0)) for policy in ((1, 1, 1), (0, 0, 0))), settings=FEW)
+    assert told == fixed
+    assert told[0] != told[1]
+
+
+def test_a_policy_with_a_memory_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(ValueError, match="Historian acts on more than the last observation"):
+        fitted(dataset, Candidate(Historian(1, 1, 1), Replica(0)))
+
+
+def test_nothing_else_is_changed(dataset: Dataset) -> None:
+    before = {name: values.copy() for name, values in dataset.arrays.items()}
+    random = torch.get_rng_state()
+    (estimate,) = FittedQ(dataset, FEW).estimates([Candidate(Table(0.5, 0.5, 0.5), Replica(0))])
+    assert np.isfinite(dataclasses.astuple(estimate)).all()
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(np.array_equal(values, before[name]) for name, values in dataset.arrays.items())
+    assert FittedQ(dataset, FEW).estimates([]) == []
