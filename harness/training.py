@@ -20,7 +20,7 @@ from harness.diagnostics import Diagnostics
 from harness.engine import make_engine, silent
 from harness.errors import UserError
 from harness.evaluation import Episode, Evaluator, episode_seeds
-from harness.fqe import Candidate, Estimate, FittedQ
+from harness.fqe import METRICS, Candidate, Estimate, FittedQ
 from harness.plan import Cell, Job
 from harness.store import DIAGNOSTICS, Status, Store
 
@@ -204,10 +204,8 @@ class Training:
         for index, name, one in judged:
             estimate = next(estimates) if one.policy.markov else Estimate(np.nan, np.nan)
             row = {"replica": index, "step": self.step, "policy": name, "cost_limit": one.cost_limit}
-            rows += [
-                {**row, "metric": "fqe_return", "value": estimate.episode_return},
-                {**row, "metric": "fqe_cost", "value": estimate.cost},
-            ]
+            for metric, value in zip(METRICS, (estimate.episode_return, estimate.cost), strict=True):
+                rows.append({**row, "metric": metric, "value": value})
         return rows
 
     def _submit(self, pending: PendingEvaluation) -> None:
