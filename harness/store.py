@@ -5,7 +5,7 @@
     <root>/suites/<suite>.json        the plan: which cells belong to a suite, and their row names
     <root>/jobs/<job id>.checkpoint   all of an unfinished job, one file
     <root>/<cell hash>/               cell.json, episodes.parquet, training.parquet, policy.safetensors,
-                                      statistics.safetensors, status.json; diagnostics.parquet where data is held out
+                                      statistics.safetensors, status.json, and where asked for diagnostics.parquet
 
 Raw values are stored; normalisation, limits and statistics are applied when reading. Every write is atomic, and a
 cell's status is written last: what is done is whole.
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+DIAGNOSTICS = ("step", "policy", "cost_limit", "metric", "value")
+"""Columns of what is measured without roll-outs. The policy is empty where it is of the agent as a whole, the limit
+where the policy is told none."""
 State = Literal["missing", "running", "done", "failed", "diverged"]
 
 
@@ -161,7 +164,7 @@ class Store:
             training: a row for every stretch of steps: step and the mean of each metric over it.
             policies: the last checkpoint's state of each policy.
             statistics: what the algorithm measured in the data and its policies are built with.
-            diagnostics: a row a number on held-out data: step, policy, metric, value; ``None`` where none is held out.
+            diagnostics: a row a number measured by data alone: :data:`DIAGNOSTICS`; ``None`` where none is asked for.
             warnings: what its algorithm says of the agent, see :class:`Status`.
         """
         from safetensors.numpy import save_file as save_arrays
@@ -203,11 +206,11 @@ class Store:
         return pd.read_parquet(self.folder(cell) / "training.parquet")
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
-        """What was measured of a finished cell on held-out data; no row where none was held out."""
+        """What was measured of a finished cell by data alone, :data:`DIAGNOSTICS`; no row where nothing was."""
         import pandas as pd
 
         path = self.folder(cell) / "diagnostics.parquet"
-        return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=["step", "policy", "metric", "value"])
+        return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(DIAGNOSTICS))
 
     def policies(self, cell: Cell) -> dict[str, dict[str, Tensor]]:
         """The last checkpoint's state of each policy of a finished cell, by name."""

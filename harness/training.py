@@ -20,8 +20,9 @@ from harness.diagnostics import Diagnostics
 from harness.engine import make_engine, silent
 from harness.errors import UserError
 from harness.evaluation import Episode, Evaluator, episode_seeds
+from harness.fqe import METRICS, Candidate, Estimate, FittedQ
 from harness.plan import Cell, Job
-from harness.store import Status, Store
+from harness.store import DIAGNOSTICS, Status, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,6 +103,12 @@ class Training:
         self.diagnostics = None
         if held_out is not None:
             self.diagnostics = Diagnostics(self.algorithm, config, held_out, replicas, device, dtype)
+        self.fitted = None
+        if self.evaluation.fqe is not None:
+            self.fitted = FittedQ(dataset, self.evaluation.fqe, device, dtype, on_host)
+            beyond = [name for name, policy in self.algorithm.policies(0).items() if not policy.markov]
+            if beyond:
+                note(f"no fitted Q-evaluation of {', '.join(beyond)}, which acts on more than the last observation")
         self.seconds = 0.0
         self.curve: list[Row] = []
         self.episodes: list[Row] = []
@@ -130,7 +137,9 @@ class Training:
             if len(self.stopped) == len(self.job.cells):
                 self.engine.step = self.steps
             elif self._evaluation_due():
+                paused = time.monotonic()
                 self._evaluate()
+                begun += time.monotonic() - paused
         self.seconds += time.monotonic() - begun
 
     def _train(self, target: int, until: float) -> None:
@@ -195,17 +204,40 @@ class Training:
         return self.step == self.steps or bool(every and self.step % every == 0)
 
     def _evaluate(self) -> None:
+        going = [index for index in range(len(self.job.cells)) if index not in self.stopped]
         if self.diagnostics is not None:
-            going = [index for index in range(len(self.job.cells)) if index not in self.stopped]
             self.diagnosed += self.diagnostics.rows(self.step, going)
-        for index, cell in enumerate(self.job.cells):
-            if index in self.stopped:
-                continue
+        for index in going:
             for name, policy in self.algorithm.policies(index).items():
-                for limit in cell.evaluation_limits if cell.told_limit else (None,):
+                for limit in self._told(index):
                     pending = PendingEvaluation(index, self.step, name, limit, policy)
                     self.pending.append(pending)
                     self._submit(pending)
+        if self.fitted is not None:  # while the workers roll out
+            self.diagnosed += self._fitted(self.fitted, going)
+
+    def _told(self, index: int) -> tuple[float | None, ...]:
+        """The limits that a replica's policies are told, one after the other."""
+        cell = self.job.cells[index]
+        return cell.evaluation_limits if cell.told_limit else (None,)
+
+    def _fitted(self, fitted: FittedQ, going: Sequence[int]) -> list[Row]:
+        """What the policies of some replicas earn and cost as their data tells; NaN of those of which it cannot."""
+        # Copies of their own: those that are rolled out may be on their way to a worker.
+        judged = [
+            (index, name, Candidate(policy, self.job.cells[index].replica, limit))
+            for index in going
+            for limit in self._told(index)
+            for name, policy in self.algorithm.policies(index).items()
+        ]
+        estimates = iter(fitted.estimates([one for _, _, one in judged if one.policy.markov]))
+        rows = []
+        for index, name, one in judged:
+            estimate = next(estimates) if one.policy.markov else Estimate(np.nan, np.nan)
+            row = {"replica": index, "step": self.step, "policy": name, "cost_limit": one.cost_limit}
+            for metric, value in zip(METRICS, (estimate.episode_return, estimate.cost), strict=True):
+                rows.append({**row, "metric": metric, "value": value})
+        return rows
 
     def _submit(self, pending: PendingEvaluation) -> None:
         count = self.evaluation.final if pending.step == self.steps else self.evaluation.episodes
@@ -254,7 +286,7 @@ class Training:
         count = range(len(self.job.cells))
         policies = {i: {name: one.state_dict() for name, one in self.algorithm.policies(i).items()} for i in count}
         self._rested = _Rested(tree_map(_on_host, self._state()), policies, self.engine.name)
-        del self.engine, self.algorithm, self.draws, self.diagnostics
+        del self.engine, self.algorithm, self.draws, self.diagnostics, self.fitted
 
     def _state(self) -> dict[str, Any]:
         """Of what trains."""
@@ -382,14 +414,13 @@ class Training:
         )
 
     def _diagnosis(self, index: int) -> pd.DataFrame | None:
-        """What was measured of a replica on held-out data, if any is."""
+        """What was measured of a replica by data alone, if the suite asks for it."""
         import pandas as pd
 
-        if self.held_out is None:
+        if self.held_out is None and self.evaluation.fqe is None:
             return None
-        columns = ["step", "policy", "metric", "value"]
-        mine = [{key: row[key] for key in columns} for row in self.diagnosed if row["replica"] == index]
-        return pd.DataFrame(mine, columns=columns)
+        mine = [row for row in self.diagnosed if row["replica"] == index]
+        return pd.DataFrame(mine, columns=list(DIAGNOSTICS)).astype({"cost_limit": "float64"})
 
 
 def _on_host(value: Any) -> Any:

@@ -19,7 +19,7 @@ from harness import registry
 from harness.data.filters import Filters
 from harness.errors import UserError
 from harness.plan import Cell, CellData, Plan, make_jobs, make_plan, require_inputs
-from harness.suite import Evaluation, SuiteFile, builtin_suites, read_suite
+from harness.suite import FQE, Evaluation, SuiteFile, builtin_suites, read_suite
 from harness.tasks import FAMILIES, all_tasks, find_task
 
 WriteSuite = Callable[[str], Path]
@@ -132,7 +132,13 @@ CELLS = st.builds(
     cost_limit=st.none() | st.floats(0, 1e6),
     evaluation_limits=st.lists(st.floats(0, 1e6), max_size=3).map(tuple),
     told_limit=st.booleans(),
-    evaluation=st.builds(Evaluation, every=st.none() | st.integers(1), episodes=st.integers(1), final=st.integers(1)),
+    evaluation=st.builds(
+        Evaluation,
+        every=st.none() | st.integers(1),
+        episodes=st.integers(1),
+        final=st.integers(1),
+        fqe=st.none() | st.builds(FQE, steps=st.integers(1, 3) | st.just(2000)),
+    ),
     own_task=st.none() | st.just(replace(find_task("BallRun"), id="Mine", family="own", environment="Mine-v0")),
     data=st.builds(
         CellData,
