@@ -21,7 +21,7 @@ from harness.data.filters import Filters, apply
 from harness.errors import UserError, nearest
 from harness.files import file_sha256
 from harness.simulators import require_simulator
-from harness.suite import Evaluation, SuiteFile
+from harness.suite import Evaluation, OwnTask, SuiteFile
 from harness.tasks import FAMILIES, Task, all_names, all_tasks, find_task, matches, select_tasks
 
 if TYPE_CHECKING:
@@ -264,18 +264,41 @@ def _tasks(file: SuiteFile) -> list[Task]:
 
 
 def _own_task(file: SuiteFile, name: str) -> Task:
-    given = file.suite.own_tasks[name]
+    _require_own_name(file, name)
+    try:
+        return _as_task(name, file.suite.own_tasks[name], *sizes(_own_file(file, name)))
+    except UserError as error:
+        raise file.error(str(error), *FILES, name) from error
+
+
+def task_to_collect(file: SuiteFile, name: str) -> tuple[Task, Path]:
+    """An own task of a suite whose dataset may not be there yet, and where the suite looks for it.
+
+    Raises:
+        UserError: the suite has no such own task, or its environment cannot be made.
+    """
+    from harness.simulators.own import spaces
+
+    own = file.suite.own_tasks
+    if name not in own:
+        raise file.error(f"own_tasks has no {name!r}.{nearest(name, own)}", "own_tasks")
+    _require_own_name(file, name)
+    try:
+        return _as_task(name, own[name], *spaces(own[name].environment)), _own_file(file, name)
+    except UserError as error:
+        raise file.error(str(error), "own_tasks", name, "environment") from error
+
+
+def _require_own_name(file: SuiteFile, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in ("all", "own", *FAMILIES):
         raise file.error(f"{name!r} cannot be a task's name: letters, digits, '_', '.', '-'", "own_tasks", name)
     if name in all_names(all_tasks().values()):
         raise file.error(f"{name!r} is a task of DSRL: call yours something else", "own_tasks", name)
     if name not in file.suite.data.files:
         raise file.error(f"which file holds the dataset of {name}? Say so under data.files", "own_tasks", name)
-    path = _own_file(file, name)
-    try:
-        observation_size, action_size = sizes(path)
-    except UserError as error:
-        raise file.error(str(error), *FILES, name) from error
+
+
+def _as_task(name: str, given: OwnTask, observation_size: int, action_size: int) -> Task:
     return Task(
         id=name,
         name=name,
