@@ -48,6 +48,9 @@ class CellData(BaseModel):
     sha256: str | None = None
     """What a file of the user's holds."""
     filters: Filters = Filters()
+    holdout: float = 0.0
+    """The share of the filtered data's trajectories that nothing is trained on."""
+    holdout_seed: int = 0
 
     @property
     def name(self) -> str:
@@ -57,18 +60,25 @@ class CellData(BaseModel):
 
     def describe(self) -> str:
         """For people: ``DSRL``, or ``own file my.hdf5, filtered: noise 0.1, seed 1234``."""
-        return f"{self.name}, filtered: {self.filters.describe()}" if self.filters.active else self.name
+        filtered = f", filtered: {self.filters.describe()}" if self.filters.active else ""
+        held_out = f", {100 * self.holdout:g}% of trajectories held out" if self.holdout else ""
+        return self.name + filtered + held_out
 
-    def load(self, task: Task) -> Dataset:
-        """Read, check and filter it.
+    def load(self, task: Task) -> tuple[Dataset, Dataset | None]:
+        """Read, check, filter and split it.
+
+        Returns:
+            What is trained on, and what is held out, if anything is.
 
         Raises:
-            UserError: something is wrong with the file, it changed since it was planned, or a filter finds nothing.
+            UserError: something is wrong with the file, it changed since it was planned, a filter finds nothing, or
+                there are too few trajectories to hold any out.
         """
         dataset = load_dataset(task, self.source, Path(self.file) if self.file else None)
         if self.sha256 not in (None, dataset.sha256):
             raise UserError("it has changed since the suite was planned; run the suite again", where=str(dataset.path))
-        return apply(self.filters, dataset)
+        dataset = apply(self.filters, dataset)
+        return dataset.split(self.holdout, self.holdout_seed) if self.holdout else (dataset, None)
 
 
 class Cell(BaseModel):
@@ -314,7 +324,8 @@ def _data(file: SuiteFile, task: Task) -> list[tuple[CellData, str]]:
             data.filters.thinning(task)
         except UserError as error:
             raise file.error(str(error), *_data_place(file, "density")) from error
-        points.append((CellData(**found, filters=data.filters), point))
+        held_out = {"holdout": data.holdout, "holdout_seed": data.holdout_seed}
+        points.append((CellData(**found, filters=data.filters, **held_out), point))
     return points
 
 

@@ -5,7 +5,7 @@
     <root>/suites/<suite>.json        the plan: which cells belong to a suite, and their row names
     <root>/jobs/<job id>.checkpoint   all of an unfinished job, one file
     <root>/<cell hash>/               cell.json, episodes.parquet, training.parquet, policy.safetensors,
-                                      statistics.safetensors, status.json
+                                      statistics.safetensors, status.json; diagnostics.parquet where data is held out
 
 Raw values are stored; normalisation, limits and statistics are applied when reading. Every write is atomic, and a
 cell's status is written last: what is done is whole.
@@ -141,6 +141,7 @@ class Store:
         training: pd.DataFrame,
         policies: Mapping[str, Mapping[str, Tensor]],
         statistics: Mapping[str, NDArray[Any]],
+        diagnostics: pd.DataFrame | None = None,
     ) -> None:
         """Write all of a finished cell, its status last.
 
@@ -151,15 +152,17 @@ class Store:
             training: a row for every stretch of steps: step and the mean of each metric over it.
             policies: the last checkpoint's state of each policy.
             statistics: what the algorithm measured in the data and its policies are built with.
+            diagnostics: a row a number on held-out data: step, policy, metric, value; ``None`` where none is held out.
         """
         from safetensors.numpy import save_file as save_arrays
         from safetensors.torch import save_file
 
         folder = self.folder(cell)
         folder.mkdir(exist_ok=True)
-        for name, frame in (("episodes", episodes), ("training", training)):
-            with replacing(folder / f"{name}.parquet") as temporary:
-                frame.to_parquet(temporary, index=False)
+        for name, frame in (("episodes", episodes), ("training", training), ("diagnostics", diagnostics)):
+            if frame is not None:
+                with replacing(folder / f"{name}.parquet") as temporary:
+                    frame.to_parquet(temporary, index=False)
         with replacing(folder / "policy.safetensors") as temporary:
             weights = {
                 f"{name}/{key}": tensor.contiguous()
@@ -188,6 +191,13 @@ class Store:
         import pandas as pd
 
         return pd.read_parquet(self.folder(cell) / "training.parquet")
+
+    def diagnostics(self, cell: Cell) -> pd.DataFrame:
+        """What was measured of a finished cell on held-out data; no row where none was held out."""
+        import pandas as pd
+
+        path = self.folder(cell) / "diagnostics.parquet"
+        return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=["step", "policy", "metric", "value"])
 
     def policies(self, cell: Cell) -> dict[str, dict[str, Tensor]]:
         """The last checkpoint's state of each policy of a finished cell, by name."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,11 +16,15 @@ from harness import registry
 from harness.algorithm import Policy, Selection
 from harness.data.dataset import Dataset
 from harness.data.draws import BLOCK, prepare
+from harness.diagnostics import Diagnostics
 from harness.engine import make_engine, silent
 from harness.errors import UserError
 from harness.evaluation import Episode, Evaluator, episode_seeds
 from harness.plan import Cell, Job
 from harness.store import Status, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOG_POINTS = 200
 """Rows of training.parquet, and how often replicas are checked for divergence, over a whole training run."""
@@ -65,6 +69,7 @@ class Training:
         engine: how updates are run, see :func:`harness.engine.make_engine`.
         ahead: steps drawn ahead.
         on_host: leave the dataset in the host's memory.
+        held_out: of the task's data, what nothing is trained on; diagnostics look at it.
         note: is told what the user should know.
     """
 
@@ -80,11 +85,12 @@ class Training:
         engine: str = "auto",
         ahead: int = BLOCK,
         on_host: bool = False,
+        held_out: Dataset | None = None,
         note: Callable[[str], None] = silent,
     ) -> None:
         algorithm, config = registry.load(job.algorithm), job.cells[0].config
         self.job, self.dataset, self.store, self.evaluator = job, dataset, store, evaluator
-        self.selections = selections
+        self.held_out, self.selections = held_out, selections
         self.device = torch.device(device)
         self.evaluation = job.cells[0].evaluation
         self.steps = config.steps
@@ -93,9 +99,13 @@ class Training:
         replicas, self.draws = prepare(algorithm, config, dataset, replicas, selections, device, dtype, ahead, on_host)
         self.algorithm = algorithm(config, job.task, replicas, device, dtype)
         self.engine = make_engine(engine, self.algorithm, self.draws, note)
+        self.diagnostics = None
+        if held_out is not None:
+            self.diagnostics = Diagnostics(self.algorithm, config, held_out, replicas, device, dtype)
         self.seconds = 0.0
         self.curve: list[Row] = []
         self.episodes: list[Row] = []
+        self.diagnosed: list[Row] = []
         self.pending: list[PendingEvaluation] = []
         self.stopped: dict[int, str] = {}  # diverged replicas
         self.failed_evaluations: dict[int, str] = {}
@@ -154,6 +164,9 @@ class Training:
         return self.step == self.steps or bool(every and self.step % every == 0)
 
     def _evaluate(self) -> None:
+        if self.diagnostics is not None:
+            going = [index for index in range(len(self.job.cells)) if index not in self.stopped]
+            self.diagnosed += self.diagnostics.rows(self.step, going)
         for index, cell in enumerate(self.job.cells):
             if index in self.stopped:
                 continue
@@ -210,7 +223,7 @@ class Training:
         count = range(len(self.job.cells))
         policies = {i: {name: one.state_dict() for name, one in self.algorithm.policies(i).items()} for i in count}
         self._rested = _Rested(tree_map(_on_host, self._state()), policies, self.engine.name)
-        del self.engine, self.algorithm, self.draws
+        del self.engine, self.algorithm, self.draws, self.diagnostics
 
     def _state(self) -> dict[str, Any]:
         """Of what trains."""
@@ -233,6 +246,7 @@ class Training:
                 **self._state(),
                 "curve": self.curve,
                 "episodes": self.episodes,
+                "diagnosed": self.diagnosed,
                 "stopped": self.stopped,
                 "pending": [
                     {
@@ -260,6 +274,7 @@ class Training:
         self.draws.load_state_dict(state["draws"])
         self.engine.step, self.seconds = state["step"], state["seconds"]
         self.curve, self.episodes, self.stopped = state["curve"], state["episodes"], state["stopped"]
+        self.diagnosed = state["diagnosed"]
         self.engine.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         for kept in state["pending"]:
             policy = self.algorithm.policies(kept["replica"])[kept["name"]]
@@ -319,6 +334,8 @@ class Training:
                     "sha256": self.dataset.sha256,
                     "trajectories": len(self.dataset.trajectories),
                     "transitions": len(self.dataset),
+                    "held_out_trajectories": len(self.held_out.trajectories) if self.held_out else 0,
+                    "held_out_transitions": len(self.held_out) if self.held_out else 0,
                 },
                 "device": str(self.device),
                 "engine": self._rested.engine,
@@ -329,7 +346,18 @@ class Training:
             pd.DataFrame(curve),
             self._rested.policies[index],
             self.selections[index].statistics,
+            self._diagnosis(index),
         )
+
+    def _diagnosis(self, index: int) -> pd.DataFrame | None:
+        """What was measured of a replica on held-out data, if any is."""
+        import pandas as pd
+
+        if self.held_out is None:
+            return None
+        columns = ["step", "policy", "metric", "value"]
+        mine = [{key: row[key] for key in columns} for row in self.diagnosed if row["replica"] == index]
+        return pd.DataFrame(mine, columns=columns)
 
 
 def _on_host(value: Any) -> Any:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harness.plan import CellData, Plan
-from harness.report.tables import markdown_table
+from harness.report.tables import csv_table, markdown_table
 from harness.statistics import Overall, Score, final_episodes, overall_scores, planned_runs, task_scores
 from harness.store import Store
 
@@ -202,13 +200,7 @@ def to_records(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
 
 def to_csv(boards: Sequence[Leaderboard]) -> str:
     """For programs: :func:`to_records` as CSV."""
-    records = to_records(boards)
-    text = io.StringIO()
-    if records:
-        writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-    return text.getvalue()
+    return csv_table(to_records(boards))
 
 
 def to_json(boards: Sequence[Leaderboard]) -> str:
