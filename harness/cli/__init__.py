@@ -13,6 +13,7 @@ from harness.cli.listing import algorithms, tasks
 from harness.cli.render import render
 from harness.cli.run import run
 from harness.cli.status import status
+from harness.cli.study import study
 from harness.errors import UserError
 
 
@@ -42,5 +43,5 @@ def main() -> None:
     """
 
 
-for command in (run, status, leaderboard, render, algorithms, tasks, data):
+for command in (run, study, status, leaderboard, render, algorithms, tasks, data):
     main.add_command(command)

@@ -14,7 +14,6 @@ from harness.cli.download import download
 
 if TYPE_CHECKING:
     from harness.data.dataset import FoundSource
-    from harness.data.filters import Filters
     from harness.tasks import Task
 
 
@@ -219,13 +218,14 @@ def check(ctx: click.Context, patterns: tuple[str, ...], source: FoundSource, pa
 def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[str, ...], plot: Path | None) -> None:
     """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter."""
     from harness.data.dataset import load_dataset
-    from harness.data.filters import apply
+    from harness.data.filters import Filters, apply
     from harness.errors import UserError
     from harness.report.scatter import save_scatter, text_scatter
+    from harness.settings import parse_settings
     from harness.tasks import find_task
 
     found = find_task(task)
-    filters = _filters(settings)
+    filters = parse_settings(Filters, settings, "--filter", "filter")
     dataset = apply(filters, load_dataset(found, "own" if path else source, path))
     costs, returns = dataset.trajectories.cost_returns(), dataset.trajectories.reward_returns()
     name = f"{found.name} ({_label(dataset.path)})"
@@ -254,33 +254,6 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
         except (OSError, ValueError) as error:
             raise UserError(f"cannot write the picture {str(plot)!r}: {error}") from error
         click.echo(f"Wrote {plot}.", err=True)
-
-
-def _filters(settings: tuple[str, ...]) -> Filters:
-    import yaml
-    from pydantic import ValidationError
-
-    from harness.data.filters import Filters
-    from harness.errors import UserError, nearest
-
-    given = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or key not in Filters.model_fields:
-            known = nearest(key, Filters.model_fields)
-            raise UserError(f"--filter {setting}: no such filter.{known} Known: {', '.join(Filters.model_fields)}")
-        try:
-            given[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--filter {setting}: the value is not valid YAML") from error
-    try:
-        return Filters.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"--filter: {f'{place}: ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from error
 
 
 def _label(path: Path) -> str:

@@ -123,10 +123,7 @@ def run(
     SUITE is a file, or the name of a built-in suite. Run it again after a crash or an interrupt and it goes on where it
     was; what is done is not run again.
     """
-    from harness.cli.progress import progress
-    from harness.engine import require_engine
-    from harness.executors.local import Interrupted, LocalExecutor, ResultsError, resolve_device, resume
-    from harness.plan import make_plan, require_inputs
+    from harness.plan import make_plan
     from harness.store import Store
     from harness.suite import read_suite
 
@@ -134,17 +131,48 @@ def run(
         raise click.UsageError("--throughput goes with --dry-run")
     file = read_suite(suite, overrides)
     plan = make_plan(file)
-    store = Store(results)
     if dry_run:
+        store = Store(results)
         measured = _measurement(throughput, device)  # a wrong file is refused first
         jobs = _print_plan(plan, store, overwrite)
         there = measured.machine.cores if measured and throughput else len(os.sched_getaffinity(0))
         _print_forecast(jobs, measured, there if workers is None else workers)
         _warn_of_missing(file, plan)
         return
+    again = f"lspc-bench run {suite}"
+    options = (device, engine, precision, memory_fraction, workers, overwrite, checkpoint_every)
+    ctx.exit(execute(file, plan, results, again, *options))
+
+
+def execute(
+    file: SuiteFile,
+    plan: Plan,
+    results: Path,
+    again: str,
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "float32",
+    memory_fraction: float = 0.9,
+    workers: int | None = None,
+    overwrite: str = "only-missing",
+    checkpoint_every: float = 60.0,
+) -> int:
+    """Run what is to be done of a plan; the exit status. ``again`` is the command that goes on after an interrupt.
+
+    Raises:
+        UserError: something that it needs is not there.
+        ClickException: results cannot be written.
+    """
+    from harness.cli.progress import progress
+    from harness.engine import require_engine
+    from harness.executors.local import Interrupted, LocalExecutor, ResultsError, resolve_device, resume
+    from harness.plan import require_inputs
+    from harness.store import Store
+
     require_inputs(file, plan)
     device = resolve_device(device)
     require_engine(engine, device, precision)
+    store = Store(results)
     with store.locked():
         store.write_plan(plan)
         cells, skipped = _pending(plan, store, overwrite)
@@ -157,8 +185,8 @@ def run(
             try:
                 ended = executor.run(jobs)
             except (Interrupted, KeyboardInterrupt):
-                click.echo(f"Interrupted. 'lspc-bench run {suite}' goes on from here.", err=True)
-                ctx.exit(130)
+                click.echo(f"Interrupted. '{again}' goes on from here.", err=True)
+                return 130
             except ResultsError as error:
                 raise click.ClickException(f"{error}. Run the suite again to go on.") from error
     mine = {cell.hash for cell in cells}
@@ -167,7 +195,7 @@ def run(
     click.echo(f"{plan.suite}: {done} done, {len(failed)} failed, {skipped} skipped. Results: {results}")
     if failed:
         click.echo(f"Why: lspc-bench status {results}. Run the suite again to retry what failed.", err=True)
-        ctx.exit(1)
+    return 1 if failed else 0
 
 
 def _pending(plan: Plan, store: Store, overwrite: str) -> tuple[list[Cell], int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from harness.plan import Plan
+from harness.plan import CellData, Plan
 from harness.report.tables import csv_table, markdown_table
 from harness.report.warnings import describe_warnings
 from harness.statistics import Overall, Score, final_episodes, overall_scores, planned_runs, task_scores
@@ -58,10 +58,18 @@ def make_leaderboard(store: Store, plan: Plan) -> Leaderboard:
     for task in plan.tasks:
         here = {row: by_task[row, task] for row in rows if (row, task) in by_task}
         tasks[task] = _ranked(here)
-    data = {task: used.describe() for task, used in plan.data.items()}
+    data = {task: _described(used) for task, used in plan.data.items()}
     names = {task: found.name for task, found in plan.tasks.items()}
     notes = _notes(store, plan, rows, overall)
     return Leaderboard(plan.suite, plan.description, names, data, ranked, tasks, notes)
+
+
+def _described(used: Sequence[CellData]) -> str:
+    """What a task's policies were trained on; rows name the point of a grid, so that here the source is enough."""
+    if len(used) == 1:
+        return used[0].describe()
+    (name,) = {one.name for one in used}
+    return f"{name}, filtered as the rows say"
 
 
 def _ranked(scores: Mapping[str, AnyScore]) -> list[tuple[int | None, str, AnyScore]]:
