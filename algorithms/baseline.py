@@ -82,6 +82,11 @@ class Baseline(Algorithm[Config]):
         """What calibrations want."""
         return diagnostics.COLUMNS
 
+    @classmethod
+    def diagnostic_discount(cls, config: Config) -> float:
+        """The critics'."""
+        return config.gamma
+
 
 def latent_size(task: Task) -> int:
     """OSRL's VAEs have two latent dimensions for each of the action."""
@@ -193,8 +198,7 @@ def critics_on_held_out(
     batch: Batch, config: BaselineHyperparameters, reward_values: Tensor, cost_values: Tensor
 ) -> dict[str, Tensor]:
     """The diagnostics of reward and cost critics, (R, N) each at the batch's steps, in the task's own units."""
-    rewards, costs = diagnostics.observed(batch, config.gamma)
-    safe = batch["safe"] > 0
+    rewards, costs, safe = batch["discounted_rewards_to_go"], batch["discounted_costs_to_go"], batch["safe"] > 0
     return {
         **diagnostics.cost_levels(costs, safe),
         **diagnostics.calibration("q", reward_values / config.reward_scale, rewards),

@@ -217,6 +217,11 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         """What calibrations want."""
         return diagnostics.COLUMNS
 
+    @classmethod
+    def diagnostic_discount(cls, config: LSPCHyperparameters) -> float:
+        """The critics'."""
+        return config.gamma
+
     def diagnose(self, batch: Batch) -> dict[str, Tensor]:
         """The CVAE's parts of its loss, what lies between its codes, the safety mask, and all critics.
 
@@ -236,7 +241,7 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         q, qc = (self.targets[name](pairs).squeeze(-1) for name in ("q", "qc"))
         vc, qc = vc.clamp(min=0), qc.amax(1).clamp(min=0)
         let_through = ((vc < c.safety_threshold) & (qc < c.safety_threshold)).to(vc.dtype)
-        rewards, costs = diagnostics.observed(batch, c.gamma)
+        rewards, costs = batch["discounted_rewards_to_go"], batch["discounted_costs_to_go"]
         safe = batch["safe"] > 0
         return {
             "reconstruction": (self.decode(observations, latents) - actions).square().sum(-1).mean(1),

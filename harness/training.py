@@ -306,7 +306,7 @@ class Training:
         self.draws.load_state_dict(state["draws"])
         self.engine.step, self.seconds = state["step"], state["seconds"]
         self.curve, self.episodes, self.stopped = state["curve"], state["episodes"], state["stopped"]
-        self.diagnosed = state["diagnosed"]
+        self.diagnosed = state.get("diagnosed", [])  # not in checkpoints from before there were diagnostics
         self.engine.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         for kept in state["pending"]:
             policy = self.algorithm.policies(kept["replica"])[kept["name"]]
