@@ -278,7 +278,7 @@ class Fixed(BC):
         return {"told": Told(), "contextual": Contextual()}
 
     def diagnose(self, batch: Batch) -> dict[str, Tensor]:
-        return {"contextual/action_error": torch.ones(2), "shared": torch.arange(2.0)}
+        return {"contextual/window_error": torch.ones(2), "shared": torch.arange(2.0)}
 
 
 def tiny() -> Dataset:
@@ -303,7 +303,7 @@ def test_the_error_of_actions_and_who_is_told_what(mode: str, error: float) -> N
     measured = Diagnostics(Fixed(config, TASK, agents), config, tiny(), agents)
     assert measured.rows(5, [1]) == [
         {"replica": 1, "step": 5, "policy": "told", "metric": "action_error", "value": pytest.approx(error)},
-        {"replica": 1, "step": 5, "policy": "contextual", "metric": "action_error", "value": 1.0},
+        {"replica": 1, "step": 5, "policy": "contextual", "metric": "window_error", "value": 1.0},
         {"replica": 1, "step": 5, "policy": "", "metric": "shared", "value": 1.0},
     ]
 
