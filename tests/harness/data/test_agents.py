@@ -207,6 +207,17 @@ def test_agents_learn_to_earn_and_to_keep_to_their_targets(tempting: Task) -> No
         np.testing.assert_array_equal(one["next_observations"][:-1], one["observations"][1:])
 
 
+def test_an_agent_repeats_in_a_simulator() -> None:
+    """Whatever ran before in the process."""
+    ball, recipe = find_task("BallRun"), Recipe((5.0, FREE), 2_001)  # two updates
+    first, other, again = (train_agent(ball, recipe, index, lambda steps: None) for index in (0, 1, 0))
+    assert len(first) == len(again) == 40
+    for one, same in zip(first, again, strict=True):
+        for key in KEYS:
+            np.testing.assert_array_equal(one[key], same[key])
+    assert (first[0]["observations"][:1] != other[0]["observations"][:1]).any()
+
+
 # Thinning
 
 
