@@ -335,8 +335,10 @@ def collect_agents(
         UserError: an argument makes no sense.
     """
     recipe = recipe or Recipe.default(task)
-    if not recipe.targets or min(recipe.targets) <= 0 or recipe.steps < 1 or recipe.seed < 0:
+    if not recipe.targets or not all(target > 0 for target in recipe.targets) or recipe.steps < 1 or recipe.seed < 0:
         raise UserError(f"agents need positive targets and steps and a seed of at least 0, not {recipe}")
+    if min(trajectories, bins, jobs) < 1:
+        raise UserError(f"trajectories, bins and jobs are at least 1, not {trajectories}, {bins} and {jobs}")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the file to write.")
     pool = path.with_name(f".{path.name}.pool")
