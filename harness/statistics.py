@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.plan import Plan
-from harness.store import Store
+from harness.store import Results
 from harness.tasks import normalize_cost
 
 BOOTSTRAP_SAMPLES = 2000
@@ -70,7 +70,7 @@ class Overall(Score):
     safe_tasks: int
 
 
-def final_episodes(store: Store, plan: Plan) -> pd.DataFrame:
+def final_episodes(results: Results, plan: Plan) -> pd.DataFrame:
     """The last checkpoint's episodes of every finished cell, once for each limit they are judged by.
 
     Returns:
@@ -79,9 +79,9 @@ def final_episodes(store: Store, plan: Plan) -> pd.DataFrame:
     frames = []
     for planned in plan.cells:
         cell = planned.cell
-        if store.status(cell).state != "done":
+        if results.status(cell).state != "done":
             continue
-        task, episodes = cell.definition, store.episodes(cell)
+        task, episodes = cell.definition, results.episodes(cell)
         episodes = episodes[episodes["step"] == cell.hyperparameters["steps"]]
         for limit in cell.evaluation_limits:
             judged = episodes[episodes["cost_limit"].isna() | (episodes["cost_limit"] == limit)]

@@ -23,14 +23,14 @@ import click
 )
 def leaderboard(results: Path, suite: str | None, format_name: str, output: Path | None) -> None:
     """Rank the policies in RESULTS: safe ones first, by reward; then the unsafe ones, by cost."""
+    from harness.archive import open_results
     from harness.cli.status import chosen_plans
     from harness.errors import UserError
     from harness.files import replacing
     from harness.report.leaderboard import FORMATS, make_leaderboard
-    from harness.store import Store
 
-    store = Store.existing(results)
-    boards = [make_leaderboard(store, plan) for plan in chosen_plans(store, suite)]
+    opened = open_results(results)
+    boards = [make_leaderboard(opened, plan) for plan in chosen_plans(opened, suite)]
     text = FORMATS[format_name](boards)
     if output is None:
         click.echo(text, nl=False)

@@ -87,6 +87,14 @@ class _Device(click.ParamType[str]):
     "Repeatable.",
 )
 @click.option(
+    "--cell",
+    "chosen",
+    multiple=True,
+    metavar="HASH",
+    help="Only this cell: its hash as --dry-run lists it, or how that begins. Repeatable: cells that can train "
+    "together do.",
+)
+@click.option(
     "--checkpoint-every",
     type=click.FloatRange(min=0),
     default=60.0,
@@ -114,6 +122,7 @@ def run(
     workers: int | None,
     overwrite: str,
     overrides: tuple[str, ...],
+    chosen: tuple[str, ...],
     checkpoint_every: float,
     dry_run: bool,
     throughput: Path | None,
@@ -133,8 +142,10 @@ def run(
     if throughput is not None and not dry_run:
         raise click.UsageError("--throughput goes with --dry-run")
     file = read_suite(suite, overrides)
-    plan = make_plan(file)
+    whole = make_plan(file)
+    plan = whole.only(chosen)
     store = Store(results)
+    store.require_no_archive()
     if dry_run:
         measured = _measurement(throughput, device)  # a wrong file is refused first
         jobs = _print_plan(plan, store, overwrite)
@@ -146,7 +157,7 @@ def run(
     device = resolve_device(device)
     require_engine(engine, device, precision)
     with store.locked():
-        store.write_plan(plan)
+        store.write_plan(whole)
         cells, skipped = _pending(plan, store, overwrite)
         if overwrite == "always":
             _forget(store, cells)
