@@ -104,7 +104,7 @@ class Archive:
         return self._of(cell, "training", self._training).dropna(axis="columns", how="all")  # other cells' metrics
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
-        """The diagnostics of a finished cell: step, policy, metric, value; no rows where it has none."""
+        """What was measured of a finished cell on held-out data; no row where none was held out."""
         import pandas as pd
 
         none = pd.DataFrame(columns=["step", "policy", "metric", "value"])

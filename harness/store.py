@@ -75,7 +75,7 @@ class Results(Protocol):
         """The training metrics of a finished cell."""
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
-        """The diagnostics of a finished cell."""
+        """What was measured of a finished cell on held-out data: step, policy, metric, value."""
 
 
 class Store:
@@ -230,7 +230,7 @@ class Store:
         return pd.read_parquet(self.folder(cell) / "training.parquet")
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
-        """The diagnostics of a finished cell: step, policy, metric, value; no rows where it has none."""
+        """What was measured of a finished cell on held-out data; no row where none was held out."""
         import pandas as pd
 
         path = self.folder(cell) / "diagnostics.parquet"
