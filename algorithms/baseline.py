@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from algorithms import diagnostics
 from algorithms.networks import Gaussian
 from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
 from harness.tasks import Task
@@ -75,6 +76,11 @@ class Baseline(Algorithm[Config]):
     def columns(cls, config: Config) -> tuple[str, ...]:
         """Transitions with rewards, costs and what ends an episode."""
         return ("observations", "actions", "next_observations", "rewards", "costs", end_column(config))
+
+    @classmethod
+    def diagnostic_columns(cls, config: Config) -> tuple[str, ...]:
+        """What calibrations want."""
+        return diagnostics.COLUMNS
 
 
 def latent_size(task: Task) -> int:
@@ -181,6 +187,19 @@ def repeated(observations: Tensor, samples: int) -> Tensor:
 def critic_loss(values: Tensor, target: Tensor) -> Tensor:
     """Squared error of critics (R, n, B) to their target (R, B): mean over the batch, sum over critics, (R,)."""
     return (values - target.unsqueeze(1)).square().mean(2).sum(1)
+
+
+def critics_on_held_out(
+    batch: Batch, config: BaselineHyperparameters, reward_values: Tensor, cost_values: Tensor
+) -> dict[str, Tensor]:
+    """The diagnostics of reward and cost critics, (R, N) each at the batch's steps, in the task's own units."""
+    rewards, costs = diagnostics.observed(batch, config.gamma)
+    safe = batch["safe"] > 0
+    return {
+        **diagnostics.cost_levels(costs, safe),
+        **diagnostics.calibration("q", reward_values / config.reward_scale, rewards),
+        **diagnostics.cost_calibration("qc", cost_values / config.cost_scale, costs, safe),
+    }
 
 
 class MeanActionPolicy(Policy):

@@ -20,6 +20,7 @@ from algorithms.baseline import (
     LagrangianHyperparameters,
     PIDMultiplier,
     critic_loss,
+    critics_on_held_out,
     discounted_limit,
     latent_size,
     mixed_target,
@@ -165,6 +166,14 @@ class BCQLag(Baseline[BCQLagHyperparameters]):
             "actor_optimizer": self.actor_optimizer,
             "multiplier": self.multiplier,
         }
+
+    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+        """The critics, as the actor's step reads them."""
+        pairs = torch.cat([batch["observations"], batch["actions"]], -1)
+        values, costs = (self.networks[name](pairs).squeeze(-1) for name in ("critics", "cost_critics"))
+        return critics_on_held_out(
+            batch, self.config, values.amin(1), reduced(costs, self.config.cost_critic_reduction)
+        )
 
 
 def perturbed(actions: Tensor, output: Tensor, phi: float) -> Tensor:

@@ -22,6 +22,7 @@ from algorithms.baseline import (
     MeanActionPolicy,
     PIDMultiplier,
     critic_loss,
+    critics_on_held_out,
     discounted_limit,
     latent_size,
     mixed_target,
@@ -197,6 +198,14 @@ class BEARLag(Baseline[BEARLagHyperparameters]):
             "critic_optimizer": self.critic_optimizer,
             "actor_optimizer": self.actor_optimizer,
         }
+
+    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+        """The critics, as the actor's step reads them."""
+        pairs = torch.cat([batch["observations"], batch["actions"]], -1)
+        values, costs = (self.networks[name](pairs).squeeze(-1) for name in ("critics", "cost_critics"))
+        return critics_on_held_out(
+            batch, self.config, values.amin(1), reduced(costs, self.config.cost_critic_reduction)
+        )
 
 
 def discrepancy(one: Tensor, other: Tensor, kernel: str, sigma: float) -> Tensor:

@@ -309,6 +309,24 @@ class CDT(Algorithm[CDTHyperparameters]):
             "updates": self.updates,
         }
 
+    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+        """The error of the mean action, and how often the cost is predicted, after up to K steps of context.
+
+        Without dropout; returns and costs to go are the trajectories' own.
+        """
+        c = self.config
+        mean, _, cost_scores, _ = self.network(
+            batch["rewards_to_go"] * c.reward_scale,
+            shown_cost(batch["costs_to_go"] * c.cost_scale, c),
+            batch["observations"],
+            batch["actions"],
+            batch["time_steps"],
+        )
+        share = batch["mask"] / batch["mask"].sum((1, 2), keepdim=True)
+        error = (mean.clamp(-1, 1) - batch["actions"]).square().mean(-1)
+        right = cost_scores.argmax(-1) == batch["costs"].long().clamp(0, 1)
+        return {"cdt/action_error": (share * error).sum((1, 2)), "cost_accuracy": (share * right).sum((1, 2))}
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -343,6 +361,8 @@ class CDTPolicy(Policy):
         action_size: of the task.
         config: of the algorithm.
     """
+
+    markov = False
 
     def __init__(self, network: nn.Module, targets: Targets, action_size: int, config: CDTHyperparameters) -> None:
         super().__init__()

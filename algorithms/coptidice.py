@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from algorithms import diagnostics
 from algorithms.baseline import (
     Baseline,
     BaselineHyperparameters,
@@ -212,6 +213,14 @@ class COptiDICE(Baseline[COptiDICEHyperparameters]):
             "weight_optimizer": self.weight_optimizer,
             "actor_optimizer": self.actor_optimizer,
         }
+
+    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+        """nu, which values states by the rewards less lambda times the costs, scaled as in training."""
+        rewards, costs, _ = scaled(batch, self.config)
+        multiplier = functional.softplus(self.scalars["lambda"])
+        penalised = rewards - multiplier.unsqueeze(1) * costs
+        actual = diagnostics.discounted_to_go(penalised, batch["done"], self.config.gamma)
+        return diagnostics.calibration("nu", self.nu(batch["observations"]).squeeze(-1).amin(1), actual)
 
 
 def divergence(weights: Tensor, kind: str) -> Tensor:

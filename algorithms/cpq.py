@@ -19,6 +19,7 @@ from algorithms.baseline import (
     MeanActionPolicy,
     QLearningHyperparameters,
     critic_loss,
+    critics_on_held_out,
     discounted_limit,
     latent_size,
     scaled,
@@ -196,6 +197,12 @@ class CPQ(Baseline[CPQHyperparameters]):
             "critic_optimizer": self.critic_optimizer,
             "actor_optimizer": self.actor_optimizer,
         }
+
+    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+        """The critics, as the actor's step reads them."""
+        pairs = torch.cat([batch["observations"], batch["actions"]], -1)
+        values, costs = (least(self.critics[name], pairs) for name in ("reward", "cost"))
+        return critics_on_held_out(batch, self.config, values, costs)
 
 
 def least(critics: nn.Module, pairs: Tensor) -> Tensor:

@@ -15,11 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from algorithms import diagnostics
 from algorithms.networks import (
     Gaussian,
     StackedGaussian,
     StackedMLP,
     adam,
+    gaussian_kl,
     minimise,
     per_replica_mean,
     polyak_update,
@@ -92,7 +94,7 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.config = config
+        self.config, self.replicas = config, replicas
         observation, action, latent = task.observation_size, task.action_size, config.latent_dim
         hidden = config.hidden_sizes
         generators = [replica.generator("weights") for replica in replicas]
@@ -208,6 +210,46 @@ class LSPC(Algorithm[LSPCHyperparameters]):
             "targets": self.targets,
             "optimizer": self.optimizer,
             "latent_optimizer": self.latent_optimizer,
+        }
+
+    @classmethod
+    def diagnostic_columns(cls, config: LSPCHyperparameters) -> tuple[str, ...]:
+        """What calibrations want."""
+        return diagnostics.COLUMNS
+
+    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+        """The CVAE's parts of its loss, what lies between its codes, the safety mask, and all critics.
+
+        The interpolation is half-way between the codes (the encoder's means) of a step and of another one, drawn at
+        random, decoded at the first one's state.
+        """
+        c, net = self.config, self.networks
+        observations, actions = batch["observations"], batch["actions"]
+        pairs = torch.cat([observations, actions], -1)
+        mean, log_std = net["encoder"](pairs)
+        latents = mean + log_std.exp() * diagnostics.noise(self.replicas, mean, c.latent_dim)
+        other = diagnostics.noise(self.replicas, mean, 1).argsort(1)
+        between = self.decode(observations, (mean + torch.take_along_dim(mean, other, 1)) / 2)
+        inside = (between >= actions.amin(1, keepdim=True)) & (between <= actions.amax(1, keepdim=True))
+
+        v, vc = (net[name](observations).squeeze(-1) for name in ("v", "vc"))
+        q, qc = (self.targets[name](pairs).squeeze(-1) for name in ("q", "qc"))
+        vc, qc = vc.clamp(min=0), qc.amax(1).clamp(min=0)
+        let_through = ((vc < c.safety_threshold) & (qc < c.safety_threshold)).to(vc.dtype)
+        rewards, costs = diagnostics.observed(batch, c.gamma)
+        safe = batch["safe"] > 0
+        return {
+            "reconstruction": (self.decode(observations, latents) - actions).square().sum(-1).mean(1),
+            "kl": gaussian_kl(mean, log_std).mean((1, 2)),
+            "interpolation_inside": inside.all(-1).to(mean.dtype).mean(1),
+            "interpolation_distance": (between - actions).norm(dim=-1).mean(1),
+            "mask_safe": diagnostics.mean_over(let_through, safe),
+            "mask_unsafe": diagnostics.mean_over(let_through, ~safe),
+            **diagnostics.cost_levels(costs, safe),
+            **diagnostics.calibration("v", v / c.reward_scale, rewards),
+            **diagnostics.calibration("q", q.amin(1) / c.reward_scale, rewards),
+            **diagnostics.cost_calibration("vc", vc / c.cost_scale, costs, safe),
+            **diagnostics.cost_calibration("qc", qc / c.cost_scale, costs, safe),
         }
 
 

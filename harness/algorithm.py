@@ -105,6 +105,9 @@ class Selection:
 class Policy(nn.Module, ABC):
     """One replica's policy, batched over ``n`` environments; it is sent to worker processes and runs on the CPU."""
 
+    markov: ClassVar[bool] = True
+    """Whether an action depends on the last observation alone: not on a context of steps before it."""
+
     def reset(self, seeds: Sequence[int], cost_limit: float | None) -> None:
         """Begin ``n = len(seeds)`` episodes, each with random numbers of its own.
 
@@ -273,3 +276,26 @@ class Algorithm(ABC, Generic[Config]):
         """Take back what :meth:`state_dict` gave."""
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
+
+    @classmethod
+    def diagnostic_columns(cls, config: Config) -> tuple[str, ...]:
+        """The columns that :meth:`diagnose` wants beside those of a batch in training."""
+        return ()
+
+    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+        """How well what was learnt holds on data that no replica has seen; without gradients, and changing nothing.
+
+        Called at the learning curve's points, where a suite holds data out. The error of the policies' actions is
+        measured anyway (but for those that are not ``markov``).
+
+        Args:
+            batch: the columns of a batch in training and of :meth:`diagnostic_columns`, of whole held-out trajectories,
+                their steps in order: (R, N) or (R, N, dim). With a sequence length their windows, one behind the
+                other. The same for all replicas and every call, in memory that they share: nothing is written to it.
+                Noise comes from ``replica.generator("diagnostics")``, made afresh in each call.
+
+        Returns:
+            Metrics, each (R,): of the agent as a whole by their name, of one policy's by ``policy/name``. NaN where
+            this data cannot tell.
+        """
+        return {}

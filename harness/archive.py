@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness.errors import UserError
 from harness.files import replacing, write_json
 from harness.plan import Cell, Plan
-from harness.store import MANIFEST, Results, Status, Store
+from harness.store import DIAGNOSTICS, MANIFEST, Results, Status, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,11 +104,10 @@ class Archive:
         return self._of(cell, "training", self._training).dropna(axis="columns", how="all")  # other cells' metrics
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
-        """What was measured of a finished cell on held-out data; no row where none was held out."""
+        """What was measured of a finished cell by data alone, :data:`DIAGNOSTICS`; no row where nothing was."""
         import pandas as pd
 
-        none = pd.DataFrame(columns=["step", "policy", "metric", "value"])
-        return self._diagnostics.get(cell.hash, none)
+        return self._diagnostics.get(cell.hash, pd.DataFrame(columns=list(DIAGNOSTICS)))
 
     # Files
 

@@ -21,10 +21,11 @@ from harness import registry
 from harness.algorithm import Algorithm, Policy, Replica
 from harness.data.dataset import Dataset, load_dataset
 from harness.data.draws import Draws, prepare
+from harness.diagnostics import DiagnosticError, Diagnostics
 from harness.errors import UserError
 from harness.tasks import all_tasks, find_task
 
-STEPS, EPISODES, LIMIT = 3, 4, 20.0
+STEPS, EPISODES, LIMIT, HELD_OUT = 3, 4, 20.0, 0.1
 
 
 class BrokenPromiseError(Exception):
@@ -111,11 +112,15 @@ class Contract:
 
     def run(self, *seeds: int, dtype: torch.dtype = torch.float32) -> Run:
         """Train agents of these seeds side by side, with a cost limit of 10 more for each seed above 0."""
-        depends = self.kind.depends_on_cost_limit(self.config)
-        replicas = [Replica(seed, LIMIT + 10 * seed if depends else None, "contract") for seed in seeds]
+        replicas = self.replicas(*seeds)
         selections = [self.kind.select(self.dataset, self.config, replica) for replica in replicas]
         replicas, draws = prepare(self.kind, self.config, self.dataset, replicas, selections, dtype=dtype)
         return Run(self.kind(self.config, self.task, replicas, "cpu", dtype), draws)
+
+    def replicas(self, *seeds: int) -> list[Replica]:
+        """The agents of these seeds."""
+        depends = self.kind.depends_on_cost_limit(self.config)
+        return [Replica(seed, LIMIT + 10 * seed if depends else None, "contract") for seed in seeds]
 
     @property
     def group(self) -> tuple[int, ...]:
@@ -132,12 +137,14 @@ class Contract:
             "policies: the same after being sent to a worker": self.policies_travel,
             "state: what is resumed goes on bit for bit": self.state_continues,
             "seeds: the same twice is equal, another is not": self.seeds_decide,
+            "diagnostics: one finite number a replica, and nothing changes": self.diagnostics_hold,
         }
         if not self.kind.synchronises:
             checks["update: nothing is handed to the host"] = self.nothing_synchronises
         if len(self.group) > 1:
             checks["replicas: each is what it is alone"] = self.alone_is_grouped
             checks["replicas: one that diverges leaves the others alone"] = self.divergence_is_contained
+            checks["replicas: each has the diagnostics that it has alone"] = self.alone_is_diagnosed_as_grouped
         return checks
 
     def settings_hold(self) -> None:
@@ -249,6 +256,44 @@ class Contract:
                     column[0] = torch.nan
             for name, value in sick.algorithm.update(batch, noise).items():
                 require(torch.equal(value[1], expected[name][1]), f"{name} of the healthy replica changes")
+
+    def diagnostics_hold(self) -> None:
+        """Shapes, values and state, twice in a row, and the training that follows."""
+        run, undisturbed = self.run(*self.group), self.run(*self.group)
+        diagnostics = self._diagnostics(run, *self.group)
+        run.update(0)
+        undisturbed.update(0)
+        before = [tensor.clone() for tensor in flat(run.algorithm.state_dict())]
+        held_out = {name: values.clone() for name, values in diagnostics.batch.items()}
+        try:
+            metrics, again = diagnostics.of_agents(), diagnostics.of_agents()
+        except DiagnosticError as error:
+            raise BrokenPromiseError(str(error)) from error
+        for name, value in metrics.items():
+            require(bool(value.isfinite().all()), f"the diagnostic {name} is {value.tolist()}")
+            require(torch.equal(value, again[name]), f"the diagnostic {name} is another the second time")
+        announced = self.kind.policy_names(self.config)
+        strangers = {policy for policy, slash, _ in (name.rpartition("/") for name in metrics) if slash} - {*announced}
+        require(not strangers, f"diagnostics of the policies {sorted(strangers)}, announced {sorted(announced)}")
+        require(all(map(torch.equal, before, flat(run.algorithm.state_dict()))), "diagnose changes the state")
+        kept = all(torch.equal(values, held_out[name]) for name, values in diagnostics.batch.items())
+        require(kept, "diagnose changes its batch")
+        expected = undisturbed.update(1)
+        for name, value in run.update(1).items():
+            require(torch.equal(value, expected[name]), f"{name} is another after diagnose")
+
+    def alone_is_diagnosed_as_grouped(self) -> None:
+        """Diagnostics of two agents side by side and one by one, in float64."""
+        grouped = self._diagnostics(self.run(0, 1, dtype=torch.float64), 0, 1, dtype=torch.float64).of_agents()
+        for replica in (0, 1):
+            run = self.run(replica, dtype=torch.float64)
+            for name, value in self._diagnostics(run, replica, dtype=torch.float64).of_agents().items():
+                difference = float((value[0] - grouped[name][replica]).abs())
+                require(difference < 1e-9, f"the diagnostic {name} of replica {replica} differs by {difference:g}")
+
+    def _diagnostics(self, run: Run, *seeds: int, dtype: torch.dtype = torch.float32) -> Diagnostics:
+        _, held_out = self.dataset.split(HELD_OUT, 0)
+        return Diagnostics(run.algorithm, self.config, held_out, self.replicas(*seeds), "cpu", dtype)
 
     def _trained(self) -> dict[str, Policy]:
         run = self.run(self.group[-1])

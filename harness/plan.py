@@ -47,23 +47,33 @@ class CellData(BaseModel):
     sha256: str | None = None
     """What a file of the user's holds."""
     filters: Filters = Filters()
+    holdout: float = 0.0
+    """The share of the filtered data's trajectories that nothing is trained on."""
+    holdout_seed: int = 0
 
     def describe(self) -> str:
         """For people: ``DSRL``, or ``own file my.hdf5, filtered: noise 0.1, seed 1234``."""
         names = {"dsrl": "DSRL", "demo": "demo data"}
         name = f"own file {Path(self.file).name}" if self.file else names[self.source]
-        return f"{name}, filtered: {self.filters.describe()}" if self.filters.active else name
+        filtered = f", filtered: {self.filters.describe()}" if self.filters.active else ""
+        held_out = f", {100 * self.holdout:g}% of trajectories held out" if self.holdout else ""
+        return name + filtered + held_out
 
-    def load(self, task: Task) -> Dataset:
-        """Read, check and filter it.
+    def load(self, task: Task) -> tuple[Dataset, Dataset | None]:
+        """Read, check, filter and split it.
+
+        Returns:
+            What is trained on, and what is held out, if anything is.
 
         Raises:
-            UserError: something is wrong with the file, it changed since it was planned, or a filter finds nothing.
+            UserError: something is wrong with the file, it changed since it was planned, a filter finds nothing, or
+                there are too few trajectories to hold any out.
         """
         dataset = load_dataset(task, self.source, Path(self.file) if self.file else None)
         if self.sha256 not in (None, dataset.sha256):
             raise UserError("it has changed since the suite was planned; run the suite again", where=str(dataset.path))
-        return apply(self.filters, dataset)
+        dataset = apply(self.filters, dataset)
+        return dataset.split(self.holdout, self.holdout_seed) if self.holdout else (dataset, None)
 
 
 class Cell(BaseModel):
@@ -327,8 +337,10 @@ def _data(file: SuiteFile, task: Task) -> CellData:
         except OSError as error:
             message = f"cannot read the dataset of {task.name}, {str(path)!r}: {error.strerror}"
             raise file.error(message, *FILES, key) from error
-        return CellData(source="own", file=str(path), sha256=sha256, filters=data.filters)
-    return CellData(source=data.source, filters=data.filters)
+        found: dict[str, Any] = {"source": "own", "file": str(path), "sha256": sha256}
+    else:
+        found = {"source": data.source}
+    return CellData(**found, filters=data.filters, holdout=data.holdout, holdout_seed=data.holdout_seed)
 
 
 def require_inputs(file: SuiteFile, plan: Plan) -> None:

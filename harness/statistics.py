@@ -6,7 +6,7 @@ reward and normalised cost; the overall number is the mean over tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -70,19 +70,19 @@ class Overall(Score):
     safe_tasks: int
 
 
-def final_episodes(results: Results, plan: Plan) -> pd.DataFrame:
-    """The last checkpoint's episodes of every finished cell, once for each limit they are judged by.
+def checkpoint_episodes(store: Results, plan: Plan) -> pd.DataFrame:
+    """The evaluation episodes of every finished cell, once for each limit they are judged by.
 
     Returns:
-        Columns row (the policy's name in tables), task (id), seed, limit, reward and cost (normalised), satisfied.
+        Columns row (the policy's name in tables), task (id), seed, limit, step, last (whether the checkpoint is the
+        last one), reward and cost (normalised), satisfied.
     """
     frames = []
     for planned in plan.cells:
         cell = planned.cell
-        if results.status(cell).state != "done":
+        if store.status(cell).state != "done":
             continue
-        task, episodes = cell.definition, results.episodes(cell)
-        episodes = episodes[episodes["step"] == cell.hyperparameters["steps"]]
+        task, episodes = cell.definition, store.episodes(cell)
         for limit in cell.evaluation_limits:
             judged = episodes[episodes["cost_limit"].isna() | (episodes["cost_limit"] == limit)]
             frames.append(
@@ -92,14 +92,22 @@ def final_episodes(results: Results, plan: Plan) -> pd.DataFrame:
                         "task": cell.task,
                         "seed": cell.seed,
                         "limit": limit,
+                        "step": judged["step"],
+                        "last": judged["step"] == cell.hyperparameters["steps"],
                         "reward": task.normalize_reward(judged["episode_return"]),
                         "cost": normalize_cost(judged["cost"].to_numpy(), np.float64(limit)),
                         "satisfied": (judged["cost"] <= limit).astype(float),
                     }
                 )
             )
-    columns = ["row", "task", "seed", "limit", "reward", "cost", "satisfied"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    columns = ["row", "task", "seed", "limit", "step", "last", "reward", "cost", "satisfied"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns).astype({"last": bool})
+
+
+def final_episodes(store: Results, plan: Plan) -> pd.DataFrame:
+    """The last checkpoint's episodes of :func:`checkpoint_episodes`, without step and last."""
+    episodes = checkpoint_episodes(store, plan)
+    return episodes[episodes["last"]].drop(columns=["step", "last"]).reset_index(drop=True)
 
 
 def planned_runs(plan: Plan) -> dict[tuple[str, str], int]:
@@ -167,22 +175,35 @@ def interquartile_mean(matrix: NDArray[np.float64]) -> float:
     return float(metrics.aggregate_iqm(matrix))
 
 
-def interval(matrix: NDArray[np.float64]) -> tuple[float, float]:
+def mean(matrix: NDArray[np.float64]) -> float:
+    """rliable's mean of a (seeds, tasks) matrix."""
+    from rliable import metrics
+
+    return float(metrics.aggregate_mean(matrix))
+
+
+def interval(
+    matrix: NDArray[np.float64], aggregate: Callable[[NDArray[np.float64]], float] = interquartile_mean
+) -> tuple[float, float]:
     """rliable's stratified bootstrap interval of the IQM of a (seeds, tasks) matrix with at least two seeds.
 
     Its nominal 95% cover less with few seeds (see docs/results.md): print their number beside it.
+
+    Args:
+        matrix: (seeds, tasks).
+        aggregate: what the interval is of, in the IQM's place.
 
     Raises:
         ValueError: fewer than two seeds, or values that are not finite; rliable would answer in silence.
     """
     if len(matrix) < 2 or not np.isfinite(matrix).all():
         raise ValueError(f"an interval needs at least two seeds and finite scores, not {matrix!r}")
-    from rliable import library, metrics
+    from rliable import library
 
     with _numpy_seed(0):  # rliable's own random_state does nothing
         _, intervals = library.get_interval_estimates(
             {"row": matrix},
-            lambda scores: np.array([metrics.aggregate_iqm(scores)]),
+            lambda scores: np.array([aggregate(scores)]),
             reps=BOOTSTRAP_SAMPLES,
             confidence_interval_size=CONFIDENCE,
         )

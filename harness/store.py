@@ -5,7 +5,7 @@
     <root>/suites/<suite>.json        the plan: which cells belong to a suite, and their row names
     <root>/jobs/<job id>.checkpoint   all of an unfinished job, one file
     <root>/<cell hash>/               cell.json, episodes.parquet, training.parquet, policy.safetensors,
-                                      statistics.safetensors, status.json
+                                      statistics.safetensors, status.json, and where asked for diagnostics.parquet
 
 Raw values are stored; normalisation, limits and statistics are applied when reading. Every write is atomic, and a
 cell's status is written last: what is done is whole.
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+DIAGNOSTICS = ("step", "policy", "cost_limit", "metric", "value")
+"""Columns of what is measured without roll-outs. The policy is empty where it is of the agent as a whole, the limit
+where the policy is told none."""
 State = Literal["missing", "running", "done", "failed", "diverged"]
 
 MANIFEST = "archive.json"
@@ -75,7 +78,7 @@ class Results(Protocol):
         """The training metrics of a finished cell."""
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
-        """What was measured of a finished cell on held-out data: step, policy, metric, value."""
+        """What was measured of a finished cell by data alone, :data:`DIAGNOSTICS`; no row where nothing was."""
 
 
 class Store:
@@ -181,6 +184,7 @@ class Store:
         training: pd.DataFrame,
         policies: Mapping[str, Mapping[str, Tensor]],
         statistics: Mapping[str, NDArray[Any]],
+        diagnostics: pd.DataFrame | None = None,
     ) -> None:
         """Write all of a finished cell, its status last.
 
@@ -191,15 +195,17 @@ class Store:
             training: a row for every stretch of steps: step and the mean of each metric over it.
             policies: the last checkpoint's state of each policy.
             statistics: what the algorithm measured in the data and its policies are built with.
+            diagnostics: a row a number measured by data alone: :data:`DIAGNOSTICS`; ``None`` where none is asked for.
         """
         from safetensors.numpy import save_file as save_arrays
         from safetensors.torch import save_file
 
         folder = self.folder(cell)
         folder.mkdir(exist_ok=True)
-        for name, frame in (("episodes", episodes), ("training", training)):
-            with replacing(folder / f"{name}.parquet") as temporary:
-                frame.to_parquet(temporary, index=False)
+        for name, frame in (("episodes", episodes), ("training", training), ("diagnostics", diagnostics)):
+            if frame is not None:
+                with replacing(folder / f"{name}.parquet") as temporary:
+                    frame.to_parquet(temporary, index=False)
         with replacing(folder / "policy.safetensors") as temporary:
             weights = {
                 f"{name}/{key}": tensor.contiguous()
@@ -230,11 +236,11 @@ class Store:
         return pd.read_parquet(self.folder(cell) / "training.parquet")
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
-        """What was measured of a finished cell on held-out data; no row where none was held out."""
+        """What was measured of a finished cell by data alone, :data:`DIAGNOSTICS`; no row where nothing was."""
         import pandas as pd
 
         path = self.folder(cell) / "diagnostics.parquet"
-        return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=["step", "policy", "metric", "value"])
+        return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(DIAGNOSTICS))
 
     def policies(self, cell: Cell) -> dict[str, dict[str, Tensor]]:
         """The last checkpoint's state of each policy of a finished cell, by name."""

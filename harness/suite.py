@@ -57,12 +57,24 @@ class AlgorithmEntry(_Model):
     )
 
 
+class FQE(_Model):
+    """How fitted Q-evaluation judges policies by the data alone, see :mod:`harness.fqe`."""
+
+    steps: int = Field(2000, ge=1, description="gradient steps for each policy")
+    batch_size: int = Field(256, ge=1, description="transitions a step draws from the dataset")
+    hidden_sizes: tuple[int, ...] = Field((64, 64), description="hidden layers of both Q networks; []: linear")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate at the first step; it falls to 0")
+    gamma: float = Field(0.99, ge=0, lt=1, description="discount of rewards and costs")
+    polyak: float = Field(0.05, gt=0, le=1, description="rate at which the target networks follow")
+
+
 class Evaluation(_Model):
-    """How policies are rolled out."""
+    """How policies are judged: rolled out, and by the data alone."""
 
     every: int | None = Field(None, ge=1, description="steps between the learning curve's points; null: only the end")
     episodes: int = Field(10, ge=1, description="episodes for each point of the learning curve")
     final: int = Field(20, ge=1, description="episodes for the last checkpoint, the headline number")
+    fqe: FQE | None = Field(None, description="fitted Q-evaluation of reward and cost at the same points; null: none")
 
 
 class Data(_Model, Filters):
@@ -72,6 +84,8 @@ class Data(_Model, Filters):
         "dsrl", description="dsrl, or demo: small scripted data, shipped or made by 'lspc-bench data collect'"
     )
     files: dict[str, str] = Field({}, description="own files by task; a relative path starts at the suite's folder")
+    holdout: float = Field(0, ge=0, lt=1, description="share of whole trajectories that is kept out of training")
+    holdout_seed: int = Field(0, ge=0, lt=2**32, description="which ones; the same for every algorithm and seed")
 
     @property
     def filters(self) -> Filters:

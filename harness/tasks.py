@@ -49,6 +49,11 @@ class Task:
         """What it is called: its id and its name."""
         return self.id, self.name
 
+    @property
+    def middle_limit(self) -> float:
+        """The middle one of its cost limits, of an even number the upper one."""
+        return sorted(self.cost_limits)[len(self.cost_limits) // 2]
+
     def normalize_reward(self, episode_return: Values) -> Values:
         """(R - min) / (max - min), as ``OfflineEnv.get_normalized_score`` of DSRL has it; not clipped."""
         span = self.max_episode_reward - self.min_episode_reward

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,11 +16,16 @@ from harness import registry
 from harness.algorithm import Policy, Selection
 from harness.data.dataset import Dataset
 from harness.data.draws import BLOCK, prepare
+from harness.diagnostics import Diagnostics
 from harness.engine import make_engine, silent
 from harness.errors import UserError
 from harness.evaluation import Episode, Evaluator, episode_seeds
+from harness.fqe import Candidate, Estimate, FittedQ
 from harness.plan import Cell, Job
-from harness.store import Status, Store
+from harness.store import DIAGNOSTICS, Status, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOG_POINTS = 200
 """Rows of training.parquet, and how often replicas are checked for divergence, over a whole training run."""
@@ -65,6 +70,7 @@ class Training:
         engine: how updates are run, see :func:`harness.engine.make_engine`.
         ahead: steps drawn ahead.
         on_host: leave the dataset in the host's memory.
+        held_out: of the task's data, what nothing is trained on; diagnostics look at it.
         note: is told what the user should know.
     """
 
@@ -80,11 +86,12 @@ class Training:
         engine: str = "auto",
         ahead: int = BLOCK,
         on_host: bool = False,
+        held_out: Dataset | None = None,
         note: Callable[[str], None] = silent,
     ) -> None:
         algorithm, config = registry.load(job.algorithm), job.cells[0].config
         self.job, self.dataset, self.store, self.evaluator = job, dataset, store, evaluator
-        self.selections = selections
+        self.held_out, self.selections = held_out, selections
         self.device = torch.device(device)
         self.evaluation = job.cells[0].evaluation
         self.steps = config.steps
@@ -93,9 +100,19 @@ class Training:
         replicas, self.draws = prepare(algorithm, config, dataset, replicas, selections, device, dtype, ahead, on_host)
         self.algorithm = algorithm(config, job.task, replicas, device, dtype)
         self.engine = make_engine(engine, self.algorithm, self.draws, note)
+        self.diagnostics = None
+        if held_out is not None:
+            self.diagnostics = Diagnostics(self.algorithm, config, held_out, replicas, device, dtype)
+        self.fitted = None
+        if self.evaluation.fqe is not None:
+            self.fitted = FittedQ(dataset, self.evaluation.fqe, device, dtype, on_host)
+            beyond = [name for name, policy in self.algorithm.policies(0).items() if not policy.markov]
+            if beyond:
+                note(f"no fitted Q-evaluation of {', '.join(beyond)}, which acts on more than the last observation")
         self.seconds = 0.0
         self.curve: list[Row] = []
         self.episodes: list[Row] = []
+        self.diagnosed: list[Row] = []
         self.pending: list[PendingEvaluation] = []
         self.stopped: dict[int, str] = {}  # diverged replicas
         self.failed_evaluations: dict[int, str] = {}
@@ -119,7 +136,9 @@ class Training:
             if len(self.stopped) == len(self.job.cells):
                 self.engine.step = self.steps
             elif self._evaluation_due():
+                paused = time.monotonic()
                 self._evaluate()
+                begun += time.monotonic() - paused
         self.seconds += time.monotonic() - begun
 
     def _train(self, target: int, until: float) -> None:
@@ -154,14 +173,42 @@ class Training:
         return self.step == self.steps or bool(every and self.step % every == 0)
 
     def _evaluate(self) -> None:
-        for index, cell in enumerate(self.job.cells):
-            if index in self.stopped:
-                continue
+        going = [index for index in range(len(self.job.cells)) if index not in self.stopped]
+        if self.diagnostics is not None:
+            self.diagnosed += self.diagnostics.rows(self.step, going)
+        for index in going:
             for name, policy in self.algorithm.policies(index).items():
-                for limit in cell.evaluation_limits if cell.told_limit else (None,):
+                for limit in self._told(index):
                     pending = PendingEvaluation(index, self.step, name, limit, policy)
                     self.pending.append(pending)
                     self._submit(pending)
+        if self.fitted is not None:  # while the workers roll out
+            self.diagnosed += self._fitted(self.fitted, going)
+
+    def _told(self, index: int) -> tuple[float | None, ...]:
+        """The limits that a replica's policies are told, one after the other."""
+        cell = self.job.cells[index]
+        return cell.evaluation_limits if cell.told_limit else (None,)
+
+    def _fitted(self, fitted: FittedQ, going: Sequence[int]) -> list[Row]:
+        """What the policies of some replicas earn and cost as their data tells; NaN of those of which it cannot."""
+        # Copies of their own: those that are rolled out may be on their way to a worker.
+        judged = [
+            (index, name, Candidate(policy, self.job.cells[index].replica, limit))
+            for index in going
+            for limit in self._told(index)
+            for name, policy in self.algorithm.policies(index).items()
+        ]
+        estimates = iter(fitted.estimates([one for _, _, one in judged if one.policy.markov]))
+        rows = []
+        for index, name, one in judged:
+            estimate = next(estimates) if one.policy.markov else Estimate(np.nan, np.nan)
+            row = {"replica": index, "step": self.step, "policy": name, "cost_limit": one.cost_limit}
+            rows += [
+                {**row, "metric": "fqe_return", "value": estimate.episode_return},
+                {**row, "metric": "fqe_cost", "value": estimate.cost},
+            ]
+        return rows
 
     def _submit(self, pending: PendingEvaluation) -> None:
         count = self.evaluation.final if pending.step == self.steps else self.evaluation.episodes
@@ -210,7 +257,7 @@ class Training:
         count = range(len(self.job.cells))
         policies = {i: {name: one.state_dict() for name, one in self.algorithm.policies(i).items()} for i in count}
         self._rested = _Rested(tree_map(_on_host, self._state()), policies, self.engine.name)
-        del self.engine, self.algorithm, self.draws
+        del self.engine, self.algorithm, self.draws, self.diagnostics, self.fitted
 
     def _state(self) -> dict[str, Any]:
         """Of what trains."""
@@ -233,6 +280,7 @@ class Training:
                 **self._state(),
                 "curve": self.curve,
                 "episodes": self.episodes,
+                "diagnosed": self.diagnosed,
                 "stopped": self.stopped,
                 "pending": [
                     {
@@ -260,6 +308,7 @@ class Training:
         self.draws.load_state_dict(state["draws"])
         self.engine.step, self.seconds = state["step"], state["seconds"]
         self.curve, self.episodes, self.stopped = state["curve"], state["episodes"], state["stopped"]
+        self.diagnosed = state["diagnosed"]
         self.engine.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         for kept in state["pending"]:
             policy = self.algorithm.policies(kept["replica"])[kept["name"]]
@@ -319,6 +368,8 @@ class Training:
                     "sha256": self.dataset.sha256,
                     "trajectories": len(self.dataset.trajectories),
                     "transitions": len(self.dataset),
+                    "held_out_trajectories": len(self.held_out.trajectories) if self.held_out else 0,
+                    "held_out_transitions": len(self.held_out) if self.held_out else 0,
                 },
                 "device": str(self.device),
                 "engine": self._rested.engine,
@@ -329,7 +380,17 @@ class Training:
             pd.DataFrame(curve),
             self._rested.policies[index],
             self.selections[index].statistics,
+            self._diagnosis(index),
         )
+
+    def _diagnosis(self, index: int) -> pd.DataFrame | None:
+        """What was measured of a replica by data alone, if the suite asks for it."""
+        import pandas as pd
+
+        if self.held_out is None and self.evaluation.fqe is None:
+            return None
+        mine = [row for row in self.diagnosed if row["replica"] == index]
+        return pd.DataFrame(mine, columns=list(DIAGNOSTICS)).astype({"cost_limit": "float64"})
 
 
 def _on_host(value: Any) -> Any:

@@ -19,19 +19,29 @@ import click
     help="How to print it.",
 )
 @click.option(
+    "--selection", is_flag=True, help="How well checkpoints and policies are chosen by the data alone, instead."
+)
+@click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to FILE instead."
 )
-def leaderboard(results: Path, suite: str | None, format_name: str, output: Path | None) -> None:
+def leaderboard(results: Path, suite: str | None, format_name: str, selection: bool, output: Path | None) -> None:
     """Rank the policies in RESULTS: safe ones first, by reward; then the unsafe ones, by cost."""
     from harness.archive import open_results
     from harness.cli.status import chosen_plans
     from harness.errors import UserError
     from harness.files import replacing
-    from harness.report.leaderboard import FORMATS, make_leaderboard
+    from harness.report import leaderboard as ranking
+    from harness.report import selection as selecting
+    from harness.report.diagnostics import diagnostics_section
 
-    opened = open_results(results)
-    boards = [make_leaderboard(opened, plan) for plan in chosen_plans(opened, suite)]
-    text = FORMATS[format_name](boards)
+    store = open_results(results)
+    plans = chosen_plans(store, suite)
+    if selection:
+        text = selecting.FORMATS[format_name]([selecting.make_report(store, plan) for plan in plans])
+    else:
+        text = ranking.FORMATS[format_name]([ranking.make_leaderboard(store, plan) for plan in plans])
+        if format_name == "markdown":
+            text += "".join(diagnostics_section(store, plan) for plan in plans)
     if output is None:
         click.echo(text, nl=False)
         return

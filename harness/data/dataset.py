@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -35,9 +35,11 @@ COLUMNS = (
     "cost_returns",
     "rewards_to_go",
     "costs_to_go",
+    "safe",
 )
 """What a batch can hold. ``done`` is terminals OR timeouts, ``initial`` marks a trajectory's first step. Returns are
-undiscounted, of the whole trajectory; to go means from this step on."""
+undiscounted, of the whole trajectory; to go means from this step on. ``safe`` marks the steps of trajectories that cost
+no more than the middle one of the task's limits."""
 
 # Logged actions of unbounded Gaussian policies may leave [-1, 1] a little (the simulator clips them); actions that
 # were never scaled to it leave it by far.
@@ -78,6 +80,30 @@ class Dataset:
         """Where trajectories begin and end."""
         return Trajectories.split(self.done, self.arrays["rewards"], self.arrays["costs"])
 
+    def split(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
+        """Cut it in two by whole trajectories: what is trained on, and what is held out.
+
+        Args:
+            share: of the trajectories that is held out, rounded to whole ones.
+            seed: says which; what a smaller share holds out, a larger one does too.
+
+        Raises:
+            UserError: one of the two would be empty.
+        """
+        count = len(self.trajectories)
+        number = round(share * count)
+        if not 0 < number < count:
+            left = "none to train on" if number else "none held out"
+            message = f"a holdout of {share:g} of its {count} trajectories leaves {left}"
+            raise UserError(message, where=str(self.path))
+        held_out = np.isin(np.arange(count), np.random.default_rng(seed).permutation(count)[:number])
+        return self.subset(~held_out), self.subset(held_out)
+
+    def subset(self, chosen: NDArray[np.bool_]) -> Dataset:
+        """The chosen trajectories (T,) alone, in their order."""
+        rows = self.trajectories.spread(chosen)
+        return replace(self, arrays={key: values[rows] for key, values in self.arrays.items()})
+
     def column(self, name: str) -> NDArray[np.float32]:
         """One of :data:`COLUMNS` as float32, (N,) or (N, dim)."""
         derived: dict[str, Callable[[], NDArray[Any]]] = {
@@ -87,6 +113,7 @@ class Dataset:
             "cost_returns": lambda: self.trajectories.spread(self.trajectories.cost_returns()),
             "rewards_to_go": lambda: self.trajectories.to_go(self.arrays["rewards"]),
             "costs_to_go": lambda: self.trajectories.to_go(self.arrays["costs"]),
+            "safe": lambda: self.trajectories.spread(self.trajectories.cost_returns() <= self.task.middle_limit),
         }
         values = derived[name]() if name in derived else self.arrays[name]
         return values.astype(np.float32, copy=False)

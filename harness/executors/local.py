@@ -111,7 +111,7 @@ class LocalExecutor:
         self.ended: dict[str, Status] = {}
         self.record = {**provenance(), "precision": precision}
         self._active: list[Training] = []
-        self._dataset: Dataset | None = None
+        self._data: tuple[Dataset, Dataset | None] | None = None
         self._loaded: tuple[Task, CellData] | None = None
         self._stop = False
 
@@ -159,7 +159,7 @@ class LocalExecutor:
         return split(cells, 1)
 
     def _train(self, job: Job) -> list[Job]:
-        dataset = self._load(job)
+        dataset, held_out = self._load(job)
         job, selections = self._select(job, dataset)
         if not job.cells:
             return []
@@ -179,6 +179,7 @@ class LocalExecutor:
             engine=self.engine,
             ahead=layout.steps,
             on_host=layout.on_host,
+            held_out=held_out,
             note=lambda text: self.progress.note(f"{job.describe()}: {text}"),
         )
         self._active.append(training)
@@ -261,13 +262,14 @@ class LocalExecutor:
         self.store.remove_checkpoint(job)
         return [cell for cell in job.cells if cell.hash not in self.ended and self.store.status(cell).state != "done"]
 
-    def _load(self, job: Job) -> Dataset:
+    def _load(self, job: Job) -> tuple[Dataset, Dataset | None]:
+        """What the job is trained on, and what is held out."""
         data = job.cells[0].data
-        if self._dataset is None or self._loaded != (job.task, data):
-            self._dataset, self._loaded = data.load(job.task), (job.task, data)
-            for warning in self._dataset.warnings:
-                self.progress.note(f"{self._dataset.path.name}: {warning}")
-        return self._dataset
+        if self._data is None or self._loaded != (job.task, data):
+            self._data, self._loaded = data.load(job.task), (job.task, data)
+            for warning in self._data[0].warnings:
+                self.progress.note(f"{self._data[0].path.name}: {warning}")
+        return self._data
 
     def _select(self, job: Job, dataset: Dataset) -> tuple[Job, list[Selection]]:
         """What each replica trains on; a replica that is left with nothing fails alone."""

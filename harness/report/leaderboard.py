@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harness.plan import Plan
-from harness.report.tables import markdown_table
+from harness.report.tables import csv_table, markdown_table
 from harness.statistics import Overall, Score, final_episodes, overall_scores, planned_runs, task_scores
 from harness.store import Results
 
@@ -47,9 +45,9 @@ class Leaderboard:
     notes: list[str]
 
 
-def make_leaderboard(results: Results, plan: Plan) -> Leaderboard:
+def make_leaderboard(store: Results, plan: Plan) -> Leaderboard:
     """Read a suite's results and rank them."""
-    episodes = final_episodes(results, plan)
+    episodes = final_episodes(store, plan)
     overall, by_task = overall_scores(episodes, plan), task_scores(episodes, plan)
     complete = {row: score for row, score in overall.items() if score.tasks == score.planned_tasks}
     partial = {row: score for row, score in overall.items() if row not in complete}
@@ -61,7 +59,7 @@ def make_leaderboard(results: Results, plan: Plan) -> Leaderboard:
         tasks[task] = _ranked(here)
     data = {task: used.describe() for task, used in plan.data.items()}
     names = {task: found.name for task, found in plan.tasks.items()}
-    notes = _notes(results, plan, rows, overall)
+    notes = _notes(store, plan, rows, overall)
     return Leaderboard(plan.suite, plan.description, names, data, ranked, tasks, notes)
 
 
@@ -75,7 +73,7 @@ def _ranked(scores: Mapping[str, AnyScore]) -> list[tuple[int | None, str, AnySc
     return [(place, row, score) for place, (row, score) in enumerate(sorted(scores.items(), key=key), 1)]
 
 
-def _notes(results: Results, plan: Plan, rows: Iterable[str], overall: dict[str, Overall]) -> list[str]:
+def _notes(store: Results, plan: Plan, rows: Iterable[str], overall: dict[str, Overall]) -> list[str]:
     notes = []
     absent = [row for row in rows if row not in overall]
     if absent:
@@ -85,8 +83,8 @@ def _notes(results: Results, plan: Plan, rows: Iterable[str], overall: dict[str,
         notes.append(f"Runs are missing, see 'lspc-bench status': {', '.join(partial)}.")
     files: dict[str, set[str]] = {}
     for planned in plan.cells:
-        if results.status(planned.cell).state == "done":
-            files.setdefault(planned.cell.task, set()).add(results.record(planned.cell)["dataset"]["sha256"])
+        if store.status(planned.cell).state == "done":
+            files.setdefault(planned.cell.task, set()).add(store.record(planned.cell)["dataset"]["sha256"])
     changed = [plan.tasks[task].name for task, hashes in files.items() if len(hashes) > 1]
     if changed:
         notes.append(f"Not all rows were trained on the same dataset file: {', '.join(changed)}.")
@@ -194,13 +192,7 @@ def to_records(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
 
 def to_csv(boards: Sequence[Leaderboard]) -> str:
     """For programs: :func:`to_records` as CSV."""
-    records = to_records(boards)
-    text = io.StringIO()
-    if records:
-        writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-    return text.getvalue()
+    return csv_table(to_records(boards))
 
 
 def to_json(boards: Sequence[Leaderboard]) -> str:

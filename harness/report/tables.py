@@ -1,9 +1,12 @@
-"""Tables of strings, as Markdown or as aligned text."""
+"""Tables of strings, as Markdown or as aligned text, and of records as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -21,6 +24,16 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     right = [_numeric([row[index] for row in rows]) for index in range(len(header))]
     widths = [max(len(row[index]) for row in (header, *rows)) for index in range(len(header))]
     return "\n".join("  ".join(_pad(line, widths, right)).rstrip() for line in (header, *rows))
+
+
+def csv_table(records: Sequence[dict[str, Any]]) -> str:
+    """Records with the same keys as CSV under a header; nothing where there is none."""
+    text = io.StringIO()
+    if records:
+        writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    return text.getvalue()
 
 
 def _pad(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:

@@ -445,7 +445,7 @@ def test_an_own_task_is_planned_as_the_file_says(own: Callable[..., SuiteFile]) 
     assert (task.family, task.observation_size, task.action_size, task.max_episode_steps) == ("own", 2, 2, 20)
     assert (task.cost_limits, task.min_episode_reward, task.max_episode_reward) == ((2, 4), -10, 0)
     assert data.describe() == "own file reach.hdf5, filtered: noise 0.1, seed 1234"
-    assert data.load(task).task == task
+    assert data.load(task)[0].task == task
     assert plan.data["OfflineBallRun-v0"].describe() == "demo data, filtered: noise 0.1, seed 1234"
     again = Plan.model_validate_json(plan.model_dump_json())
     assert again == plan
@@ -523,6 +523,8 @@ def test_a_file_that_is_typed_lies_where_one_is(
         ("noise: 0.1", "outliers: 0.1, target_cost: 0", 9, "at least 1"),
         ("noise: 0.1", "inpaint: [[0.5, 0.2, 0, 1]]", 9, "go upwards"),
         ("noise: 0.1", "inpaint: [[0, 2, 0, 1]]", 9, "data.inpaint.0.1"),
+        ("noise: 0.1", "holdout: 1", 9, "data.holdout: Input should be less than 1, not 1"),
+        ("noise: 0.1", "holdout: -0.1", 9, "data.holdout: Input should be greater than or equal to 0"),
         ("noise: 0.1", "nose: 0.1", 9, "unknown key 'data.nose'. Did you mean 'noise'?"),
         ("noise: 0.1", "density_grid: {moost: 3}", 9, "unknown key 'data.density_grid.moost'. Did you mean 'most'?"),
     ],
@@ -552,3 +554,28 @@ def test_an_environment_that_cannot_serve_is_refused_before_anything_starts(
     found = refusal(lambda: require_inputs(file, make_plan(file)))
     assert message in found
     assert "suite.yaml:2: " in found
+
+
+# What is held out
+
+
+def test_what_is_held_out_is_part_of_a_cell_and_nothing_where_nothing_is(own: Callable[..., SuiteFile]) -> None:
+    before = make_plan(own())
+    after = make_plan(own(OWN.replace("noise: 0.1", "noise: 0.1, holdout: 0.125, holdout_seed: 4")))
+    assert {one.cell.hash for one in before.cells}.isdisjoint(one.cell.hash for one in after.cells)
+    explicit = make_plan(own(OWN.replace("noise: 0.1", "noise: 0.1, holdout: 0, holdout_seed: 0")))
+    assert [one.cell.hash for one in explicit.cells] == [one.cell.hash for one in before.cells]
+    data, task = after.data["Reach"], after.tasks["Reach"]
+    assert (data.holdout, data.holdout_seed) == (0.125, 4)
+    assert data.describe() == "own file reach.hdf5, filtered: noise 0.1, seed 1234, 12.5% of trajectories held out"
+    training, held_out = data.load(task)
+    assert held_out is not None
+    assert (len(training.trajectories), len(held_out.trajectories)) == (26, 4)
+    whole, nothing = before.data["Reach"].load(task)
+    assert (len(whole.trajectories), nothing) == (30, None)
+
+
+def test_too_few_trajectories_to_hold_any_out_are_refused(own: Callable[..., SuiteFile]) -> None:
+    plan = make_plan(own(OWN.replace("noise: 0.1", "holdout: 0.01")))
+    with pytest.raises(UserError, match=r"reach.hdf5: a holdout of 0.01 of its 30 trajectories leaves none held out"):
+        plan.data["Reach"].load(plan.tasks["Reach"])

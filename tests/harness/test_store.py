@@ -266,3 +266,16 @@ def test_a_damaged_checkpoint_is_told_with_its_path(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 and nothing behind it")
     with pytest.raises(UserError, match=r"0\.checkpoint: this checkpoint cannot be read"):
         Store(tmp_path).unfinished_jobs()
+
+
+# Diagnostics
+
+
+def test_diagnostics_are_kept_and_there_are_none_where_nothing_is_held_out(store: Store) -> None:
+    write_results(store, cell(0))
+    assert store.diagnostics(cell(0)).columns.tolist() == ["step", "policy", "metric", "value"]
+    assert store.diagnostics(cell(0)).empty
+    assert not (store.folder(cell(0)) / "diagnostics.parquet").exists()
+    frame = pd.DataFrame({"step": [3, 3], "policy": ["", "bc"], "metric": ["kl", "x"], "value": [np.nan, np.inf]})
+    store.write_results(cell(1), {}, frame, frame, {"bc": {"weights": torch.ones(2)}}, {}, frame)
+    pd.testing.assert_frame_equal(store.diagnostics(cell(1)), frame)

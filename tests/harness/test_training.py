@@ -244,7 +244,7 @@ def test_a_resumed_group_whose_data_changed_leaves_done_cells_alone(
     interrupted.checkpoint()
     interrupted.store.set_status(done, Status("done"))
     changed = Dataset(dataset.task, dataset.path, dataset.source, dataset.arrays, sha256="other")
-    monkeypatch.setattr(CellData, "load", lambda self, task: changed)
+    monkeypatch.setattr(CellData, "load", lambda self, task: (changed, None))
     quiet = PlainProgress([], 1, Console(quiet=True))
     ended = local.LocalExecutor(interrupted.store, "cpu", 0, quiet).run([interrupted.job])
     assert [status.state for status in ended.values()] == ["failed"]

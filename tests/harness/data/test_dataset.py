@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.data.dataset import COLUMNS, KEYS, dataset_path, load_dataset, require_file
+from harness.data.dataset import COLUMNS, KEYS, Dataset, dataset_path, load_dataset, require_file
 from harness.data.manifest import manifest_path
 from harness.errors import UserError
 from harness.tasks import find_task
@@ -298,3 +298,55 @@ def test_demo_data_load_and_match_their_manifests(task_id: str) -> None:
     found = dataset.task.id, dataset.sha256, len(dataset), len(dataset.trajectories)
     assert found == tuple(manifest[key] for key in ("task", "sha256", "transitions", "trajectories"))
     assert (dataset.source, dataset.warnings) == ("demo", ())
+
+
+# What is held out
+
+
+def test_a_split_is_by_whole_trajectories_and_loses_none(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    whole = load_dataset(TASK, path=write(arrays))
+    training, held_out = whole.split(0.34, seed=3)
+    assert (len(training.trajectories), len(held_out.trajectories)) == (2, 1)
+    (start,) = [row for row in range(0, ROWS, 4) if whole.arrays["rewards"][row] == held_out.arrays["rewards"][0]]
+    held = np.isin(np.arange(ROWS), np.arange(start, start + 4))
+    for key in KEYS:
+        assert np.array_equal(held_out.arrays[key], whole.arrays[key][held])
+        assert np.array_equal(training.arrays[key], whole.arrays[key][~held])
+    assert (training.path, training.sha256, training.task) == (whole.path, whole.sha256, whole.task)
+    again, _ = whole.split(0.34, seed=3)
+    assert np.array_equal(training.arrays["rewards"], again.arrays["rewards"])
+
+
+def test_a_larger_share_holds_out_what_a_smaller_one_does_and_a_seed_says_which() -> None:
+    whole = load_dataset(TASK, "demo")
+    returns = [set(whole.split(share, 0)[1].trajectories.reward_returns().tolist()) for share in (0.1, 0.2, 0.5)]
+    assert [len(one) for one in returns] == [20, 40, 100]
+    assert returns[0] < returns[1] < returns[2]
+    other = set(whole.split(0.1, 1)[1].trajectories.reward_returns().tolist())
+    assert other != returns[0]
+
+
+def test_a_split_keeps_an_unfinished_trajectory_whole(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    arrays["timeouts"][-1] = False
+    whole = load_dataset(TASK, path=write(arrays))
+    for seed in range(6):
+        parts = whole.split(0.34, seed)
+        assert sorted(part.trajectories.unfinished for part in parts) == [False, True]
+        assert sorted(length for part in parts for length in part.trajectories.lengths) == [4, 4, 4]
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.1, "none held out"), (0.9, "none to train on")])
+def test_a_split_that_leaves_a_side_empty_is_refused(
+    arrays: Arrays, write: Callable[[Arrays], Path], share: float, left: str
+) -> None:
+    whole: Dataset = load_dataset(TASK, path=write(arrays))
+    with pytest.raises(UserError, match=f"{whole.path}: a holdout of {share} of its 3 trajectories leaves {left}"):
+        whole.split(share, 0)
+
+
+def test_safe_marks_the_steps_of_trajectories_within_the_middle_limit(
+    arrays: Arrays, write: Callable[[Arrays], Path]
+) -> None:
+    arrays["costs"][:] = [5.0] * 4 + [6.0] * 4 + [0.0] * 4  # BallRun's limits are 10, 20 and 40
+    safe = load_dataset(TASK, path=write(arrays)).column("safe")
+    assert safe.tolist() == [1.0] * 4 + [0.0] * 4 + [1.0] * 4
