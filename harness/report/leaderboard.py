@@ -97,6 +97,22 @@ def to_markdown(boards: Sequence[Leaderboard]) -> str:
 
 
 def _markdown(board: Leaderboard) -> str:
+    data = all_data(board).replace("demo data", "demo data (scripted behaviours, not DSRL)")
+    parts = [
+        f"# Leaderboard: {board.suite}",
+        f"Data: {data}.{f' {board.description}' if board.description else ''}",
+        f"## Overall, {len(board.tasks)} {'task' if len(board.tasks) == 1 else 'tasks'}",
+        overall_table(board),
+        LEGEND,
+        *board.notes,
+    ]
+    for task in board.tasks:
+        parts += [f"## {board.names[task]}{_suffix(board.data[task])}", task_table(board, task)]
+    return "\n\n".join(parts)
+
+
+def overall_table(board: Leaderboard) -> str:
+    """The rows over all tasks, as Markdown."""
     header = [
         "#",
         "policy",
@@ -111,7 +127,7 @@ def _markdown(board: Leaderboard) -> str:
         "safe tasks",
         "runs",
     ]
-    overall = [
+    rows = [
         [
             *_common(rank, row, score),
             _number(score.cost_tail),
@@ -123,31 +139,18 @@ def _markdown(board: Leaderboard) -> str:
         ]
         for rank, row, score in board.overall
     ]
-    data = _all_data(board).replace("demo data", "demo data (scripted behaviours, not DSRL)")
-    parts = [
-        f"# Leaderboard: {board.suite}",
-        f"Data: {data}.{f' {board.description}' if board.description else ''}",
-        f"## Overall, {len(board.tasks)} {'task' if len(board.tasks) == 1 else 'tasks'}",
-        markdown_table(header, overall),
-        LEGEND,
-        *board.notes,
+    return markdown_table(header, rows)
+
+
+def task_table(board: Leaderboard, task: str) -> str:
+    """The rows of one task, given by its id, as Markdown."""
+    rows = [
+        [*_common(rank, row, score), f"{score.covered} of {score.planned}"] for rank, row, score in board.tasks[task]
     ]
-    for task, scores in board.tasks.items():
-        rows = [
-            [
-                *_common(rank, row, score),
-                f"{score.covered} of {score.planned}",
-            ]
-            for rank, row, score in scores
-        ]
-        parts += [
-            f"## {board.names[task]}{_suffix(board.data[task])}",
-            markdown_table(["#", "policy", "reward", "cost", "safe", "P(safe)", "runs"], rows),
-        ]
-    return "\n\n".join(parts)
+    return markdown_table(["#", "policy", "reward", "cost", "safe", "P(safe)", "runs"], rows)
 
 
-def _all_data(board: Leaderboard) -> str:
+def all_data(board: Leaderboard) -> str:
     """What the policies were trained on, in one line."""
     used = set(board.data.values())
     return used.pop() if len(used) == 1 else "several kinds, named with each task"
@@ -170,7 +173,7 @@ def to_records(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
                 records.append(
                     {
                         "suite": board.suite,
-                        "data": board.data.get(task) or _all_data(board),
+                        "data": board.data.get(task) or all_data(board),
                         "task": task,
                         "rank": rank,
                         "policy": row,

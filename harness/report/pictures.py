@@ -65,7 +65,7 @@ def save_curves(results: Results, board: Leaderboard, plan: Plan, path: Path) ->
     for panel in panels[-1]:
         panel.set(xlabel="share of the training steps")
     _finish(figure, panels.flat, styles, board)
-    save(figure, path)
+    save(figure, path, dpi=110)
 
 
 def learning_curves(results: Results, plan: Plan) -> pd.DataFrame:
