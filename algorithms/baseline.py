@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -78,9 +79,19 @@ class Baseline(Algorithm[Config]):
         return ("observations", "actions", "next_observations", "rewards", "costs", end_column(config))
 
     @classmethod
+    def warnings(cls, config: Config, metrics: Mapping[str, float]) -> tuple[str, ...]:
+        """Whether a multiplier stands at a bound."""
+        return multiplier_warnings(metrics)
+
+    @classmethod
     def diagnostic_columns(cls, config: Config) -> tuple[str, ...]:
         """What calibrations want."""
         return diagnostics.COLUMNS
+
+    @classmethod
+    def diagnostic_discount(cls, config: Config) -> float:
+        """The critics'."""
+        return config.gamma
 
 
 def latent_size(task: Task) -> int:
@@ -154,6 +165,27 @@ class PIDMultiplier:
         self.integral.copy_(state["integral"])
 
 
+LOG_ALPHA_BOUND = 5.0
+"""OSRL clamps the logarithms of its multipliers alpha to this, both ways."""
+
+
+def multiplier_warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """What there is to say of multipliers that stand at a bound, by :meth:`harness.algorithm.Algorithm.warnings`.
+
+    Args:
+        metrics: with ``multiplier``, of the cost, or ``alpha``, of another constraint.
+    """
+    said = []
+    if "multiplier" in metrics and metrics["multiplier"] < 1e-6:
+        said.append("its cost multiplier is 0: the critics hold the limit to be kept, and no cost is penalised")
+    if "alpha" in metrics:
+        log_alpha = math.log(max(metrics["alpha"], 1e-300))
+        for bound, name in ((LOG_ALPHA_BOUND, "upper"), (-LOG_ALPHA_BOUND, "lower")):
+            if abs(log_alpha - bound) < 1e-3:
+                said.append(f"its multiplier alpha stands at its {name} bound, {math.exp(bound):.4g}")
+    return tuple(said)
+
+
 def mixed_target(values: Tensor, weight: float, samples: int) -> Tensor:
     """The value of a next state from those of its sampled actions, as in BCQ and BEAR.
 
@@ -193,8 +225,7 @@ def critics_on_held_out(
     batch: Batch, config: BaselineHyperparameters, reward_values: Tensor, cost_values: Tensor
 ) -> dict[str, Tensor]:
     """The diagnostics of reward and cost critics, (R, N) each at the batch's steps, in the task's own units."""
-    rewards, costs = diagnostics.observed(batch, config.gamma)
-    safe = batch["safe"] > 0
+    rewards, costs, safe = batch["discounted_rewards_to_go"], batch["discounted_costs_to_go"], batch["safe"] > 0
     return {
         **diagnostics.cost_levels(costs, safe),
         **diagnostics.calibration("q", reward_values / config.reward_scale, rewards),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from algorithms.baseline import (
     LATENT_CLAMP,
+    LOG_ALPHA_BOUND,
     Baseline,
     LagrangianHyperparameters,
     MeanActionPolicy,
@@ -159,7 +160,9 @@ class BEARLag(Baseline[BEARLagHyperparameters]):
         actor_loss = alpha * excess - seeks_reward * reward_value.mean(1) + penalty
         minimise(self.actor_optimizer, actor_loss)
         with torch.no_grad():
-            self.scalars["log_alpha"].add_(c.alpha_lr * alpha * excess.detach()).clamp_(-5, 5)
+            self.scalars["log_alpha"].add_(c.alpha_lr * alpha * excess.detach()).clamp_(
+                -LOG_ALPHA_BOUND, LOG_ALPHA_BOUND
+            )
             self.scalars["updates"].add_(1)
         polyak_update(self.targets.parameters(), net.parameters(), c.polyak)
 

@@ -216,10 +216,9 @@ class COptiDICE(Baseline[COptiDICEHyperparameters]):
 
     def diagnose(self, batch: Batch) -> dict[str, Tensor]:
         """nu, which values states by the rewards less lambda times the costs, scaled as in training."""
-        rewards, costs, _ = scaled(batch, self.config)
-        multiplier = functional.softplus(self.scalars["lambda"])
-        penalised = rewards - multiplier.unsqueeze(1) * costs
-        actual = diagnostics.discounted_to_go(penalised, batch["done"], self.config.gamma)
+        price = functional.softplus(self.scalars["lambda"]).unsqueeze(1) * self.config.cost_scale
+        rewards = batch["discounted_rewards_to_go"] * self.config.reward_scale
+        actual = rewards - price * batch["discounted_costs_to_go"]
         return diagnostics.calibration("nu", self.nu(batch["observations"]).squeeze(-1).amin(1), actual)
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from algorithms.baseline import (
+    LOG_ALPHA_BOUND,
     Baseline,
     MeanActionPolicy,
     QLearningHyperparameters,
@@ -137,7 +138,9 @@ class CPQ(Baseline[CPQHyperparameters]):
         penalised = qc_loss + alpha * ood_excess
         minimise(self.critic_optimizer, q_loss + penalised)
         with torch.no_grad():
-            self.scalars["log_alpha"].add_(c.alpha_lr * alpha * ood_excess.detach()).clamp_(-5, 5)
+            self.scalars["log_alpha"].add_(c.alpha_lr * alpha * ood_excess.detach()).clamp_(
+                -LOG_ALPHA_BOUND, LOG_ALPHA_BOUND
+            )
 
         mean, log_std = self.actor(observations)
         pairs = self._pairs(observations, mean, log_std, noise["actor"])

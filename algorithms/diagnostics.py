@@ -12,26 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from harness.algorithm import Batch, Replica
+from harness.algorithm import Replica
 
-COLUMNS = ("rewards", "costs", "done", "safe")
+COLUMNS = ("discounted_rewards_to_go", "discounted_costs_to_go", "safe")
 """What calibrations want of a batch."""
-
-
-def discounted_to_go(values: Tensor, done: Tensor, gamma: float) -> Tensor:
-    """The discounted sum of values from each step to its trajectory's end, for steps in order: (R, N) -> (R, N).
-
-    The recurrence ``x_t = v_t + w_t x_{t+1}``, with w = gamma, and 0 at an end, is solved by doubling: after the k-th
-    round ``x_t`` sums 2^k steps, and ``w_t`` is the product of as many weights.
-    """
-    sums, weights = values.clone(), gamma * (1 - done)
-    weights[:, -1] = 0
-    reach = 1
-    while reach < values.shape[1]:
-        sums[:, :-reach] += weights[:, :-reach] * sums[:, reach:]
-        weights[:, :-reach] *= weights[:, reach:].clone()
-        reach *= 2
-    return sums
 
 
 def mean_over(values: Tensor, chosen: Tensor) -> Tensor:
@@ -62,12 +46,6 @@ def auc(scores: Tensor, positive: Tensor) -> Tensor:
     least = count * (count + 1) / 2
     area = (torch.where(positive, ranks, 0).sum(1) - least) / (count * (scores.shape[1] - count))
     return torch.where(scores.isnan().any(1), torch.nan, area)
-
-
-def observed(batch: Batch, gamma: float) -> tuple[Tensor, Tensor]:
-    """The discounted rewards and costs to go of every step, (R, N) each."""
-    rewards, costs = (discounted_to_go(batch[name], batch["done"], gamma) for name in ("rewards", "costs"))
-    return rewards, costs
 
 
 def calibration(name: str, predicted: Tensor, actual: Tensor) -> dict[str, Tensor]:

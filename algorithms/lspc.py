@@ -9,7 +9,7 @@ that latent space for reward (LSPC-O). Neither policy depends on the cost limit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -28,6 +28,9 @@ from algorithms.networks import (
 )
 from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
 from harness.tasks import Task
+
+FEW = 0.02
+"""Share of a batch below which the effective sample of the safety weights counts as collapsed."""
 
 
 class LSPCHyperparameters(Hyperparameters):
@@ -51,11 +54,26 @@ class LSPCHyperparameters(Hyperparameters):
     vae_clamp: float = Field(0.25, gt=0, description="LSPC-S: the prior's sample is clamped to this, elementwise")
     max_latent: float = Field(0.25, gt=0, description="LSPC-O: the latent is tanh(u) times this")
     safety_threshold: float = Field(999.0, description="cost value at which a transition is masked out of the CVAE")
+    cost_value_gradient: Literal["published", "live"] = Field(
+        "published",
+        description="published: the cost value's loss and advantage see max(Vc, 0), so that where Vc is negative it "
+        "learns nothing; live: they see Vc itself",
+    )
     reward_scale: float = Field(1.0, gt=0, description="rewards are multiplied by this")
     cost_scale: float = Field(1.0, gt=0, description="costs are multiplied by this")
     timeouts_terminal: bool = Field(
         True, description="treat a time limit as terminal in the targets, as the authors do"
     )
+
+
+class CostLosses(NamedTuple):
+    """What a step learns of cost: max(Vc(s), 0), max(Qc'(s, a), 0) and Vc - Qc', (R, B) each; two losses, (R,) each."""
+
+    vc: Tensor
+    qc: Tensor
+    advantage: Tensor
+    vc_loss: Tensor
+    qc_loss: Tensor
 
 
 class LSPC(Algorithm[LSPCHyperparameters]):
@@ -138,34 +156,28 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         """
         c, net = self.config, self.networks
         observations, actions, following = batch["observations"], batch["actions"], batch["next_observations"]
-        rewards, costs = batch["rewards"] * c.reward_scale, batch["costs"] * c.cost_scale
-        alive = 1 - batch["done" if c.timeouts_terminal else "terminals"]
+        rewards, alive = batch["rewards"] * c.reward_scale, self._alive(batch)
         pairs = torch.cat([observations, actions], -1)
         with torch.no_grad():
             q_target = rewards + c.gamma * alive * net["v"](following).squeeze(-1)
-            qc_target = costs + c.gamma * alive * net["vc"](following).squeeze(-1).clamp(min=0)
             q = self.targets["q"](pairs).squeeze(-1).amin(1)
-            qc = self.targets["qc"](pairs).squeeze(-1).amax(1).clamp(min=0)
 
         # 1 and 2: reward value and critics.
         advantage = q - net["v"](observations).squeeze(-1)
         v_loss = expectile_loss(advantage, c.expectile)
         q_loss = per_replica_mean((net["q"](pairs).squeeze(-1) - q_target.unsqueeze(1)).square())
         # 3 and 4: cost value and critics, with the safety mask.
-        vc = net["vc"](observations).squeeze(-1).clamp(min=0)
-        cost_advantage = vc - qc
-        vc_loss = expectile_loss(cost_advantage, c.expectile)
-        mask = ((vc < c.safety_threshold) & (qc < c.safety_threshold)).to(vc.dtype)
-        qc_loss = per_replica_mean((net["qc"](pairs).squeeze(-1) - qc_target.unsqueeze(1)).square())
+        cost = self.cost_losses(batch)
+        mask = ((cost.vc < c.safety_threshold) & (cost.qc < c.safety_threshold)).to(cost.vc.dtype)
         # 5: the CVAE, cloning what is cheaper than expected.
-        safety_weight = torch.exp(c.beta_c * cost_advantage.detach()).clamp(max=c.cap_c) * mask
+        safety_weight = torch.exp(c.beta_c * cost.advantage.detach()).clamp(max=c.cap_c) * mask
         mean, log_std = net["encoder"](pairs)
         std = log_std.exp()
         reconstruction = (self.decode(observations, mean + std * noise["vae"]) - actions).square().sum(-1)
         kl = -0.5 * (1 + 2 * log_std - mean.square() - std.square()).mean(-1)
         vae_loss = (safety_weight * (reconstruction + c.vae_beta * kl)).mean(1)
 
-        minimise(self.optimizer, v_loss + q_loss + vc_loss + qc_loss + vae_loss)
+        minimise(self.optimizer, v_loss + q_loss + cost.vc_loss + cost.qc_loss + vae_loss)
         followed = [parameter for name in self.targets for parameter in net[name].parameters()]
         polyak_update(self.targets.parameters(), followed, c.polyak)
 
@@ -179,16 +191,52 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         metrics = {
             "v_loss": v_loss,
             "q_loss": q_loss,
-            "vc_loss": vc_loss,
-            "qc_loss": qc_loss,
+            "vc_loss": cost.vc_loss,
+            "qc_loss": cost.qc_loss,
             "vae_loss": vae_loss,
             "latent_loss": latent_loss,
             "reconstruction": reconstruction.mean(1),
             "kl": kl.mean(1),
-            "cost_value": vc.mean(1),
+            "cost_value": cost.vc.mean(1),
             "safety_mask": mask.mean(1),
+            "effective_sample": effective_sample(safety_weight),
         }
         return {name: value.detach() for name, value in metrics.items()}
+
+    def cost_losses(self, batch: Batch) -> CostLosses:
+        """Steps 3 and 4, which read nothing of the other networks."""
+        c, net = self.config, self.networks
+        costs, alive = batch["costs"] * c.cost_scale, self._alive(batch)
+        pairs = torch.cat([batch["observations"], batch["actions"]], -1)
+        with torch.no_grad():
+            target = costs + c.gamma * alive * net["vc"](batch["next_observations"]).squeeze(-1).clamp(min=0)
+            qc = self.targets["qc"](pairs).squeeze(-1).amax(1).clamp(min=0)
+        vc = net["vc"](batch["observations"]).squeeze(-1)
+        if c.cost_value_gradient == "published":
+            vc = vc.clamp(min=0)
+        return CostLosses(
+            vc.detach().clamp(min=0),
+            qc,
+            vc - qc,
+            expectile_loss(vc - qc, c.expectile),
+            per_replica_mean((net["qc"](pairs).squeeze(-1) - target.unsqueeze(1)).square()),
+        )
+
+    def _alive(self, batch: Batch) -> Tensor:
+        """1 where the episode goes on, (R, B)."""
+        return 1 - batch["done" if self.config.timeouts_terminal else "terminals"]
+
+    @classmethod
+    def warnings(cls, config: LSPCHyperparameters, metrics: Mapping[str, float]) -> tuple[str, ...]:
+        """Whether the constraint is off, or rests on next to nothing."""
+        said = []
+        if metrics["cost_value"] == 0:
+            said.append("its cost value is 0 in every state: the safety constraint does not tell states apart")
+        if metrics["safety_mask"] == 0:
+            said.append("the safety mask lets nothing through: the CVAE learns from no transition")
+        elif metrics["effective_sample"] < FEW:
+            said.append(f"the safety weights rest on less than {FEW:.0%} of each batch: the CVAE clones a few rows")
+        return tuple(said)
 
     def policies(self, replica: int) -> dict[str, Policy]:
         """LSPC-S and LSPC-O of one replica; they share the decoder's values."""
@@ -217,6 +265,11 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         """What calibrations want."""
         return diagnostics.COLUMNS
 
+    @classmethod
+    def diagnostic_discount(cls, config: LSPCHyperparameters) -> float:
+        """The critics'."""
+        return config.gamma
+
     def diagnose(self, batch: Batch) -> dict[str, Tensor]:
         """The CVAE's parts of its loss, what lies between its codes, the safety mask, and all critics.
 
@@ -236,7 +289,7 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         q, qc = (self.targets[name](pairs).squeeze(-1) for name in ("q", "qc"))
         vc, qc = vc.clamp(min=0), qc.amax(1).clamp(min=0)
         let_through = ((vc < c.safety_threshold) & (qc < c.safety_threshold)).to(vc.dtype)
-        rewards, costs = diagnostics.observed(batch, c.gamma)
+        rewards, costs = batch["discounted_rewards_to_go"], batch["discounted_costs_to_go"]
         safe = batch["safe"] > 0
         return {
             "reconstruction": (self.decode(observations, latents) - actions).square().sum(-1).mean(1),
@@ -257,6 +310,11 @@ def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
     """Batch mean of |tau - 1(u < 0)| u^2 for differences u (R, B): (R,)."""
     weight = torch.abs(expectile - (difference < 0).to(difference.dtype))
     return (weight * difference.square()).mean(1)
+
+
+def effective_sample(weights: Tensor) -> Tensor:
+    """Kish's effective sample size of weights (R, B) as a share of the batch, 0 where all are 0: (R,)."""
+    return weights.sum(1).square() / (weights.shape[1] * weights.square().sum(1)).clamp(min=1e-12)
 
 
 class SafePolicy(Policy):

@@ -241,6 +241,21 @@ class Algorithm(ABC, Generic[Config]):
             Metrics, each (R,) and detached. A replica whose metrics are not finite is stopped as diverged.
         """
 
+    @classmethod
+    def warnings(cls, config: Config, metrics: Mapping[str, float]) -> tuple[str, ...]:
+        """What the user should know of one agent that trains on, but not as it is meant to.
+
+        A run says it when it is first seen; what holds at the end stands in the cell's status and in reports.
+
+        Args:
+            config: of the agent.
+            metrics: its metrics' means over a stretch of steps.
+
+        Returns:
+            Half sentences that go with "agent 3: ...", always the same words for the same trouble.
+        """
+        return ()
+
     def variant(self, step: int) -> Hashable:
         """Which kind of update comes at a step, counted from 0, where not all compute the same.
 
@@ -279,8 +294,16 @@ class Algorithm(ABC, Generic[Config]):
 
     @classmethod
     def diagnostic_columns(cls, config: Config) -> tuple[str, ...]:
-        """The columns that :meth:`diagnose` wants beside those of a batch in training."""
+        """The columns that :meth:`diagnose` wants beside those of a batch in training.
+
+        Out of :data:`harness.data.dataset.COLUMNS`, and ``discounted_rewards_to_go`` and ``discounted_costs_to_go``.
+        """
         return ()
+
+    @classmethod
+    def diagnostic_discount(cls, config: Config) -> float:
+        """The discount of the discounted columns."""
+        return 1.0
 
     def diagnose(self, batch: Batch) -> dict[str, Tensor]:
         """How well what was learnt holds on data that no replica has seen; without gradients, and changing nothing.
@@ -289,10 +312,10 @@ class Algorithm(ABC, Generic[Config]):
         measured anyway (but for those that are not ``markov``).
 
         Args:
-            batch: the columns of a batch in training and of :meth:`diagnostic_columns`, of whole held-out trajectories,
-                their steps in order: (R, N) or (R, N, dim). With a sequence length their windows, one behind the
-                other. The same for all replicas and every call, in memory that they share: nothing is written to it.
-                Noise comes from ``replica.generator("diagnostics")``, made afresh in each call.
+            batch: the columns of a batch in training and of :meth:`diagnostic_columns`, of held-out steps at even
+                distances: (R, N) or (R, N, dim). With a sequence length windows that do not overlap, (R, N, K) or
+                (R, N, K, dim). The same for all replicas and every call, in memory that they share: nothing is written
+                to it. Noise comes from ``replica.generator("diagnostics")``, made afresh in each call.
 
         Returns:
             Metrics, each (R,): of the agent as a whole by their name, of one policy's by ``policy/name``. NaN where

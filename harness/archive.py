@@ -4,7 +4,7 @@
 
     <root>/archive.json                   the suite, and the SHA-256 of every file
     <root>/plan-<sha256>.json.gz          its plan
-    <root>/cells-<sha256>.parquet         a row a cell that was started: cell, state, reason, record
+    <root>/cells-<sha256>.parquet         a row a cell that was started: cell, state, reason, warnings, record
     <root>/episodes-<sha256>.parquet      a finished cell's evaluation episodes, as they were stored
     <root>/training-<sha256>.parquet      its training metrics: float32, at most 50 points
     <root>/diagnostics-<sha256>.parquet   its diagnostics, where any cell has some
@@ -20,7 +20,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 from harness.files import replacing, write_json
-from harness.plan import Cell, Plan
+from harness.plan import Cell, Plan, PlannedCell
 from harness.store import DIAGNOSTICS, MANIFEST, Results, Status, Store
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ class Archive:
     def status(self, cell: Cell) -> Status:
         """How a cell stands."""
         row = self._cells.get(cell.hash)
-        return Status("missing") if row is None else Status(row["state"], row["reason"])
+        if row is None:
+            return Status("missing")
+        return Status(row["state"], row["reason"], json.loads(row["warnings"]))
 
     def record(self, cell: Cell) -> dict[str, Any]:
         """What a finished cell ran with."""
@@ -181,48 +183,87 @@ def open_results(root: Path) -> Results:
     return Archive(root) if (root / MANIFEST).exists() else Store.existing(root)
 
 
+def chosen_plans(results: Results, suite: str | None) -> list[Plan]:
+    """The plans of one suite, or of all.
+
+    Raises:
+        UserError: no such suite ran here.
+    """
+    plans = results.plans()
+    names = [plan.suite for plan in plans]
+    if suite is not None and suite not in names:
+        raise UserError(
+            f"no suite {suite!r} ran in {str(results.root)!r}, only {', '.join(names)}.{nearest(suite, names)}"
+        )
+    return [plan for plan in plans if suite in (None, plan.suite)]
+
+
+def chosen_plan(results: Results, suite: str | None) -> Plan:
+    """The plan of one suite, or of the only one.
+
+    Raises:
+        UserError: no such suite ran here, or several did.
+    """
+    plans = chosen_plans(results, suite)
+    if len(plans) > 1:
+        raise UserError(
+            f"several suites ran in {str(results.root)!r}: say --suite {' or '.join(plan.suite for plan in plans)}"
+        )
+    return plans[0]
+
+
 @dataclass(frozen=True)
 class Archived:
     """What an archive holds.
 
     Args:
+        suite: whose results.
         cells: cells of the plan.
         done: of them, finished.
         kept: of these, from the archive that was there before.
+        dropped: cells that the archive before had finished and that are not in the plan.
         files: how many files.
         size: their bytes.
     """
 
+    suite: str
     cells: int
     done: int
     kept: int
+    dropped: int
     files: int
     size: int
 
 
-def write_archive(results: Results, plan: Plan, root: Path) -> Archived:
+def write_archive(sources: Sequence[Results], suite: str | None, root: Path) -> Archived:
     """Pack a suite's results into the folder ``root``.
 
-    An archive of the same suite that is there is replaced. What only it has finished of the plan's cells is kept, so
-    that results of several machines come together.
+    An archive of the same suite that is there is replaced. What only it has finished of the suite's cells is kept.
 
     Args:
-        results: what to pack; an archive, too.
-        plan: of the suite.
+        sources: results of the suite, or of parts of it with the same settings; archives, too. Of a cell that several
+            have finished, the first of them counts.
+        suite: whose results; ``None`` means the only one.
         root: where to; made if it is not there.
 
     Raises:
-        UserError: nothing is finished, or ``root`` is something else, or cannot be written.
+        UserError: nothing is finished, results do not go together, or ``root`` is something else or cannot be written.
     """
+    plan = _join([chosen_plan(source, suite) for source in sources])
     if (root / "suites").exists():
         raise UserError(f"{str(root)!r} is a results folder; an archive wants a folder of its own")
     old = Archive(root) if (root / MANIFEST).exists() else None
     if old is not None and old.suite != plan.suite:
         raise UserError(f"{str(root)!r} is an archive of suite {old.suite}; {plan.suite} wants a folder of its own")
-    held = {planned.cell.hash: _holder(planned.cell, results, old) for planned in plan.cells}
+    holders = [*sources, *([] if old is None else [old])]
+    held = {planned.cell.hash: _holder(planned.cell, holders) for planned in plan.cells}
     done = [planned.cell for planned in plan.cells if held[planned.cell.hash].status(planned.cell).state == "done"]
     if not done:
-        raise UserError(f"nothing of suite {plan.suite} is done in {str(results.root)!r}")
+        raise UserError(f"nothing of suite {plan.suite} is done in {', '.join(str(source.root) for source in sources)}")
+    dropped = 0
+    if old is not None:
+        lost = [planned.cell for planned in old.plans()[0].cells if planned.cell.hash not in held]
+        dropped = sum(old.status(cell).state == "done" for cell in lost)
     files = _pack(plan, held, done)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = _Manifest(suite=plan.suite, files=hashes)
@@ -241,12 +282,32 @@ def write_archive(results: Results, plan: Plan, root: Path) -> Archived:
         raise UserError(f"cannot write {str(root)!r}: {error.strerror}") from error
     kept = sum(held[cell.hash] is old for cell in done)
     size = sum(map(len, files.values())) + (root / MANIFEST).stat().st_size
-    return Archived(len(plan.cells), len(done), kept, len(files) + 1, size)
+    return Archived(plan.suite, len(plan.cells), len(done), kept, dropped, len(files) + 1, size)
 
 
-def _holder(cell: Cell, results: Results, old: Archive | None) -> Results:
-    """Whose results of a cell count: finished ones, and else the first that know of it."""
-    holders: list[Results] = [results] if old is None else [results, old]
+def _join(plans: Sequence[Plan]) -> Plan:
+    """One plan of parts of a suite.
+
+    Raises:
+        UserError: they are of different suites, or have different cells for the same place in its tables.
+    """
+    places: dict[tuple[str, str, int, float | None], PlannedCell] = {}
+    for plan in plans:
+        if plan.suite != plans[0].suite:
+            raise UserError(f"these are results of different suites, {plans[0].suite} and {plan.suite}")
+        for planned in plan.cells:
+            cell = planned.cell
+            other = places.setdefault((cell.task, planned.label, cell.seed, cell.cost_limit), planned)
+            if other.cell.hash != cell.hash:
+                raise UserError(
+                    f"{cell.describe(planned.label)} has other settings in one of these results ({cell.hash}) than in "
+                    f"another ({other.cell.hash}): they do not go together"
+                )
+    return Plan(suite=plans[0].suite, description=plans[0].description, cells=list(places.values()))
+
+
+def _holder(cell: Cell, holders: Sequence[Results]) -> Results:
+    """Whose results of a cell count: the first that has finished it, or else the first that knows of it."""
     rank = {"done": 0, "missing": 2}
     return min(holders, key=lambda holder: rank.get(holder.status(cell).state, 1))  # the first of equals
 
@@ -263,8 +324,8 @@ def _pack(plan: Plan, held: Mapping[str, Results], done: list[Cell]) -> dict[Nam
             continue
         record = holder.record(cell) if status.state == "done" else {}
         record.pop("cell", None)  # the plan has it
-        row = {"cell": cell.hash, "state": status.state, "reason": status.brief, "record": json.dumps(record)}
-        cells.append(row)
+        row = {"cell": cell.hash, "state": status.state, "reason": status.brief}
+        cells.append({**row, "warnings": json.dumps(dict(status.warnings)), "record": json.dumps(record)})
     packed: dict[Name, bytes] = {
         "plan": gzip.compress(_portable(plan).model_dump_json().encode(), mtime=0),
         "cells": _parquet(pd.DataFrame(cells)),

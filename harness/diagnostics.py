@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica, Selection
+from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
 from harness.capacity import undisturbed_randomness
 from harness.data.dataset import Dataset
-from harness.data.sampling import make_sampler
+from harness.data.sampling import Columns, Sampler, TransitionSampler, WindowSampler, all_segments
 
-MOST_ROWS = 10_000
-"""Steps of the held-out trajectories that are looked at; of more, whole trajectories at even distances."""
+MOST_STEPS = 5_000
+"""Steps of the held-out trajectories that are looked at; of more, so many at even distances."""
+DISCOUNTED = {"discounted_rewards_to_go": "rewards", "discounted_costs_to_go": "costs"}
+"""What a batch of diagnostics may hold beside :data:`harness.data.dataset.COLUMNS`."""
 
 Row = dict[str, Any]
 
@@ -50,8 +53,12 @@ class Diagnostics:
     ) -> None:
         self._algorithm, self._replicas = algorithm, replicas
         self._told = algorithm.acts_on_cost_limit(config)
-        self._data = evenly(held_out, MOST_ROWS)
-        self.batch = held_out_batch(algorithm, config, self._data, len(replicas), device, dtype)
+        self.batch = held_out_batch(algorithm, config, held_out, len(replicas), device, dtype)
+        rows = evenly(len(held_out), MOST_STEPS)
+        self._observations, self._actions = (
+            torch.from_numpy(held_out.arrays[name][rows]) for name in ("observations", "actions")
+        )
+        self._costs = torch.from_numpy(held_out.column("cost_returns")[rows])
 
     def of_agents(self) -> dict[str, Tensor]:
         """What the algorithm offers: metrics (R,).
@@ -97,29 +104,22 @@ class Diagnostics:
     def _action_error(self, policy: Policy, seed: int) -> float:
         """Each step is an episode of its own. Who acts on a cost limit is told what the step's trajectory costs."""
         policy.eval()
-        arrays, trajectories = self._data.arrays, self._data.trajectories
-        if self._told:
-            parts = list(zip(trajectories.starts, trajectories.lengths, trajectories.cost_returns(), strict=True))
+        seeds = range(seed, seed + len(self._actions))
+        if not self._told:
+            policy.reset(seeds, None)
+            actions = policy.act(self._observations)
         else:
-            parts = [(0, len(self._data), None)]
-        total = 0.0
-        for start, length, cost in parts:
-            rows = slice(int(start), int(start + length))
-            policy.reset([seed + row for row in range(rows.start, rows.stop)], None if cost is None else float(cost))
-            actions = policy.act(torch.from_numpy(arrays["observations"][rows]))
-            total += float((actions - torch.from_numpy(arrays["actions"][rows])).double().square().sum())
-        return total / arrays["actions"].size
+            actions = torch.empty_like(self._actions)
+            for cost in self._costs.unique().tolist():
+                here = self._costs == cost
+                policy.reset([seeds[row] for row in here.nonzero().flatten().tolist()], cost)
+                actions[here] = policy.act(self._observations[here])
+        return float((actions - self._actions).double().square().mean())
 
 
-def evenly(dataset: Dataset, most_rows: int) -> Dataset:
-    """As many whole trajectories, at even distances, as have at most so many steps; at least one."""
-    lengths = dataset.trajectories.lengths
-    count = len(lengths)
-    chosen = np.arange(count)
-    while lengths[chosen].sum() > most_rows and count > 1:
-        count -= 1
-        chosen = np.linspace(0, len(lengths) - 1, count).round().astype(np.int64)
-    return dataset.subset(np.isin(np.arange(len(lengths)), chosen))
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Of so many things, in order, the places of at most ``most`` at even distances."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def held_out_batch(
@@ -130,16 +130,23 @@ def held_out_batch(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Batch:
-    """All of a dataset as :meth:`harness.algorithm.Algorithm.diagnose` takes it."""
-    columns = tuple(dict.fromkeys((*algorithm.columns(config), *algorithm.diagnostic_columns(config))))
+    """What :meth:`harness.algorithm.Algorithm.diagnose` takes of a dataset."""
+    trajectories, gamma = data.trajectories, algorithm.diagnostic_discount(config)
+    wanted = dict.fromkeys((*algorithm.columns(config), *algorithm.diagnostic_columns(config)))
+    arrays = {
+        name: trajectories.to_go(data.arrays[DISCOUNTED[name]], gamma) if name in DISCOUNTED else data.column(name)
+        for name in wanted
+    }
+    columns = Columns({name: torch.as_tensor(values, dtype=dtype) for name, values in arrays.items()}, "cpu")
     length = algorithm.sequence_length(config)
-    sampler = make_sampler(data, columns, [Selection()], length, device, dtype)
+    sampler: Sampler
     if length is None:
-        everything = torch.arange(len(data), device=device)
+        sampler = TransitionSampler(columns, len(data), [None])
+        places = torch.as_tensor(evenly(len(data), MOST_STEPS))
     else:
-        windows = [
-            (index, first) for index, steps in enumerate(data.trajectories.lengths) for first in range(0, steps, length)
-        ]
-        everything = torch.tensor(windows, device=device)
-    batch = sampler.batch(everything.unsqueeze(0))
-    return {name: values.expand(replicas, *values.shape[1:]) for name, values in batch.items()}
+        starts, lengths = torch.as_tensor(trajectories.starts), torch.as_tensor(trajectories.lengths)
+        sampler = WindowSampler(columns, starts, lengths, [all_segments(data)], length)
+        windows = [(index, first) for index, steps in enumerate(lengths.tolist()) for first in range(0, steps, length)]
+        places = torch.tensor(windows)[evenly(len(windows), -(-MOST_STEPS // length))]
+    batch = sampler.batch(places.unsqueeze(0))
+    return {name: values.to(device).expand(replicas, *values.shape[1:]) for name, values in batch.items()}

@@ -205,11 +205,15 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
     os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """A parent that was killed cannot stop its workers; they notice."""
+def end_with_parent() -> None:
+    """Let this worker process end when its parent does: one that was killed cannot stop its workers."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

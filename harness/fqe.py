@@ -7,9 +7,9 @@ terminals end it, behind a timeout it goes on.
 
 The networks of all policies are trained side by side, policy axis first. They speak in units of the data, so that one
 learning rate serves every task: ``(1 - gamma) Q = mean + std f`` for the network's output f and the mean and standard
-deviation of the logged rewards (or costs). Observations are standardised. A target counts on no more, and no less, of
-the future than the greatest or least logged reward in every step: where a policy leaves the data, bootstrapping would
-else run away.
+deviation of the logged rewards (or costs). Observations are standardised. No value is taken for more, or less, than the
+greatest or least logged reward in every step would give: where a policy leaves the data, bootstrapping would else run
+away.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from harness.data.sampling import Columns
 from harness.suite import FQE
 
 COLUMNS = ("observations", "actions", "rewards", "costs", "terminals")
+METRICS = ("fqe_return", "fqe_cost")
+"""What the two numbers of an :class:`Estimate` are called in results."""
 CHUNK = 4096
 """Observations on which a policy acts at once."""
 BLOCK = 64
@@ -147,7 +149,8 @@ class FittedQ:
         first = torch.stack([_actions(candidate, self._first, "first") for candidate in candidates]).to(self.dtype)
         observations = self._standardised(self._first).expand(len(candidates), -1, -1)
         with torch.no_grad():
-            outputs = values(torch.cat([observations, first], -1).to(self.device)).squeeze(-1).mean(2).cpu()
+            outputs = values(torch.cat([observations, first], -1).to(self.device)).squeeze(-1)
+            outputs = outputs.clamp(least, most).mean(2).cpu()
         estimates = (outputs.double() + self._offset) * self._scale / (1 - s.gamma)
         return [Estimate(*pair) for pair in estimates.tolist()]
 

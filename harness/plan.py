@@ -7,7 +7,8 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from harness.data.filters import Filters, apply
 from harness.errors import UserError, nearest
 from harness.files import file_sha256
 from harness.simulators import require_simulator
-from harness.suite import Evaluation, SuiteFile
+from harness.suite import Data, Evaluation, OwnTask, SuiteFile
 from harness.tasks import FAMILIES, Task, all_names, all_tasks, find_task, matches, select_tasks
 
 if TYPE_CHECKING:
@@ -51,13 +52,17 @@ class CellData(BaseModel):
     """The share of the filtered data's trajectories that nothing is trained on."""
     holdout_seed: int = 0
 
+    @property
+    def name(self) -> str:
+        """For people, whose data it is: ``DSRL``, or ``own file my.hdf5``."""
+        names = {"dsrl": "DSRL", "agents": "agent-collected data, not DSRL", "demo": "demo data, not DSRL"}
+        return f"own file {Path(self.file).name}" if self.file else names[self.source]
+
     def describe(self) -> str:
         """For people: ``DSRL``, or ``own file my.hdf5, filtered: noise 0.1, seed 1234``."""
-        names = {"dsrl": "DSRL", "demo": "demo data"}
-        name = f"own file {Path(self.file).name}" if self.file else names[self.source]
         filtered = f", filtered: {self.filters.describe()}" if self.filters.active else ""
         held_out = f", {100 * self.holdout:g}% of trajectories held out" if self.holdout else ""
-        return name + filtered + held_out
+        return self.name + filtered + held_out
 
     def load(self, task: Task) -> tuple[Dataset, Dataset | None]:
         """Read, check, filter and split it.
@@ -151,7 +156,7 @@ class PlannedCell(BaseModel):
 
     cell: Cell
     label: str
-    """The algorithm's label in the suite, with the point of its grid."""
+    """The algorithm's label in the suite, with the point of its grid and of the data's."""
     rows: dict[str, str]
     """Row names of the leaderboard by policy."""
 
@@ -171,9 +176,12 @@ class Plan(BaseModel):
         return {planned.cell.task: planned.cell.definition for planned in self.cells}
 
     @cached_property
-    def data(self) -> dict[str, CellData]:
-        """What each task's cells are trained on."""
-        return {planned.cell.task: planned.cell.data for planned in self.cells}
+    def data(self) -> dict[str, list[CellData]]:
+        """What each task's cells are trained on, once each."""
+        data: dict[str, dict[CellData, None]] = {}
+        for planned in self.cells:
+            data.setdefault(planned.cell.task, {})[planned.cell.data] = None
+        return {task: list(used) for task, used in data.items()}
 
     def only(self, beginnings: Sequence[str]) -> Plan:
         """The plan of certain cells, in its own order; the whole plan for none.
@@ -231,7 +239,7 @@ class Job(BaseModel):
 
 
 def make_plan(file: SuiteFile) -> Plan:
-    """The cells of a suite, in a stable order: by task, algorithm, grid point, limit, seed.
+    """The cells of a suite, in a stable order: by task, algorithm, grid point, point of the data's grid, limit, seed.
 
     Raises:
         UserError: a task, algorithm or hyperparameter is unknown or wrong.
@@ -239,16 +247,16 @@ def make_plan(file: SuiteFile) -> Plan:
     suite = file.suite
     tasks = _tasks(file)
     data = {task.id: _data(file, task) for task in tasks}
-    planned: list[tuple[Cell, str, tuple[str, ...]]] = []
+    planned: list[_Named] = []
     for task in tasks:
         for label, entry in suite.algorithms.items():
             for settings, point in _settings(file, label, task):
                 algorithm = registry.load(entry.algorithm or label)
-                name = label + (f" {point}" if point else "")
                 config = _validate(file, label, task, algorithm, settings)
                 limits = tuple(suite.cost_limits or task.cost_limits)
                 depends = algorithm.depends_on_cost_limit(config)
-                for limit, seed in itertools.product(limits if depends else (None,), suite.seeds):
+                runs = itertools.product(data[task.id], limits if depends else (None,), suite.seeds)
+                for (used, data_point), limit, seed in runs:
                     cell = Cell(
                         task=task.id,
                         own_task=task if task.family == "own" else None,
@@ -260,9 +268,10 @@ def make_plan(file: SuiteFile) -> Plan:
                         evaluation_limits=limits if limit is None else (limit,),
                         told_limit=algorithm.acts_on_cost_limit(config),
                         evaluation=suite.evaluation,
-                        data=data[task.id],
+                        data=used,
                     )
-                    planned.append((cell, name, algorithm.policy_names(config)))
+                    name = _joined(label, point)
+                    planned.append(_Named(cell, label, name, data_point, algorithm.policy_names(config)))
     return Plan(suite=suite.name, description=suite.description, cells=_with_rows(file, planned))
 
 
@@ -289,18 +298,41 @@ def _tasks(file: SuiteFile) -> list[Task]:
 
 
 def _own_task(file: SuiteFile, name: str) -> Task:
-    given = file.suite.own_tasks[name]
+    _require_own_name(file, name)
+    try:
+        return _as_task(name, file.suite.own_tasks[name], *sizes(_own_file(file, name)))
+    except UserError as error:
+        raise file.error(str(error), *FILES, name) from error
+
+
+def task_to_collect(file: SuiteFile, name: str) -> tuple[Task, Path]:
+    """An own task of a suite whose dataset may not be there yet, and where the suite looks for it.
+
+    Raises:
+        UserError: the suite has no such own task, or its environment cannot be made.
+    """
+    from harness.simulators.own import spaces
+
+    own = file.suite.own_tasks
+    if name not in own:
+        raise file.error(f"own_tasks has no {name!r}.{nearest(name, own)}", "own_tasks")
+    _require_own_name(file, name)
+    try:
+        return _as_task(name, own[name], *spaces(own[name].environment)), _own_file(file, name)
+    except UserError as error:
+        raise file.error(str(error), "own_tasks", name, "environment") from error
+
+
+def _require_own_name(file: SuiteFile, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in ("all", "own", *FAMILIES):
         raise file.error(f"{name!r} cannot be a task's name: letters, digits, '_', '.', '-'", "own_tasks", name)
     if name in all_names(all_tasks().values()):
         raise file.error(f"{name!r} is a task of DSRL: call yours something else", "own_tasks", name)
     if name not in file.suite.data.files:
         raise file.error(f"which file holds the dataset of {name}? Say so under data.files", "own_tasks", name)
-    path = _own_file(file, name)
-    try:
-        observation_size, action_size = sizes(path)
-    except UserError as error:
-        raise file.error(str(error), *FILES, name) from error
+
+
+def _as_task(name: str, given: OwnTask, observation_size: int, action_size: int) -> Task:
     return Task(
         id=name,
         name=name,
@@ -323,24 +355,60 @@ def _own_file(file: SuiteFile, key: str) -> Path:
     return file.folder(*FILES, key) / Path(file.suite.data.files[key]).expanduser()
 
 
-def _data(file: SuiteFile, task: Task) -> CellData:
-    data = file.suite.data
-    try:
-        data.filters.grid(task)
-    except UserError as error:
-        raise file.error(str(error), "data", "density") from error
-    key = next((key for key in data.files if key in task.names), None)
+def _data(file: SuiteFile, task: Task) -> list[tuple[CellData, str]]:
+    """What a task's cells are trained on, and the name of the grid's point, for every point of the data's grid."""
+    key = next((key for key in file.suite.data.files if key in task.names), None)
+    found: dict[str, Any] = {"source": file.suite.data.source}
     if key is not None:
         path = _own_file(file, key)
         try:
-            sha256 = file_sha256(path)
+            found = {"source": "own", "file": str(path), "sha256": file_sha256(path)}
         except OSError as error:
             message = f"cannot read the dataset of {task.name}, {str(path)!r}: {error.strerror}"
             raise file.error(message, *FILES, key) from error
-        found: dict[str, Any] = {"source": "own", "file": str(path), "sha256": sha256}
-    else:
-        found = {"source": data.source}
-    return CellData(**found, filters=data.filters, holdout=data.holdout, holdout_seed=data.holdout_seed)
+    points = []
+    for data, point in _data_points(file):
+        try:
+            data.filters.thinning(task)
+        except UserError as error:
+            raise file.error(str(error), *_data_place(file, "density")) from error
+        held_out = {"holdout": data.holdout, "holdout_seed": data.holdout_seed}
+        points.append((CellData(**found, filters=data.filters, **held_out), point))
+    return points
+
+
+def _data_points(file: SuiteFile) -> Iterator[tuple[Data, str]]:
+    """The suite's ``data`` at every point of its grid, and the point's name.
+
+    Raises:
+        UserError: with the line of a key that is none, or of a value that is wrong.
+    """
+    data = file.suite.data
+    gridded = [name for name in Data.model_fields if name not in ("source", "files", "grid")]
+    for key in data.grid:
+        if key not in gridded:
+            message = f"the data's grid has no {key!r}.{nearest(key, gridded)} Known here: {', '.join(gridded)}"
+            raise file.error(message, "data", "grid", key)
+    for point, name in _points(data.grid):
+        try:
+            yield Data.model_validate({**data.model_dump(exclude={"grid"}), **point}), name
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = str(first["loc"][0]) if first["loc"] else next(reversed(point))  # of several together
+            message = f"data at {name}: {first['msg'].removeprefix('Value error, ')}"
+            raise file.error(message, *_data_place(file, key)) from error
+
+
+def _data_place(file: SuiteFile, key: str) -> tuple[str, ...]:
+    """Where a suite sets a key of its data."""
+    return ("data", "grid", key) if key in file.suite.data.grid else ("data", key)
+
+
+def _points(grid: Mapping[str, Sequence[Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every combination of a grid's values, and its name."""
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        yield point, " ".join(f"{key}={value}" for key, value in point.items())
 
 
 def require_inputs(file: SuiteFile, plan: Plan) -> None:
@@ -359,10 +427,10 @@ def require_inputs(file: SuiteFile, plan: Plan) -> None:
             raise file.error(str(error), "algorithms", label) from error
     missing = []
     for task in plan.tasks.values():
-        source = plan.data[task.id].source
         try:
-            if source != "own":
-                require_file(task, source)
+            for source in {used.source for used in plan.data[task.id]}:
+                if source != "own":
+                    require_file(task, source)
             require_simulator(task)
         except UserError as error:
             missing.append(str(error))
@@ -410,9 +478,8 @@ def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[st
         _require_pattern(file, label, pattern)
         if matches(task, pattern):
             base |= values
-    for point in itertools.product(*entry.grid.values()):
-        chosen = dict(zip(entry.grid, point, strict=True))
-        yield base | chosen, " ".join(f"{key}={value}" for key, value in chosen.items())
+    for point, point_name in _points(entry.grid):
+        yield base | point, point_name
 
 
 def _require_pattern(file: SuiteFile, label: str, pattern: str) -> None:
@@ -463,17 +530,38 @@ def _place(file: SuiteFile, label: str, task: Task, key: str) -> tuple[str, ...]
     return ("algorithms", label, "hyperparameters", key)
 
 
-def _with_rows(file: SuiteFile, planned: list[tuple[Cell, str, tuple[str, ...]]]) -> list[PlannedCell]:
-    """Name the leaderboard's rows after the policies; where labels or grid points share a policy, add them."""
-    labels = {(label, policy) for _, label, policies in planned for policy in policies}
-    shared = {policy for policy, count in Counter(policy for _, policy in labels).items() if count > 1}
+@dataclass(frozen=True)
+class _Named:
+    """A cell with what its rows are named after."""
+
+    cell: Cell
+    label: str
+    name: str
+    """The label with the point of the algorithm's grid."""
+    data_point: str
+    policies: tuple[str, ...]
+
+
+def _with_rows(file: SuiteFile, planned: list[_Named]) -> list[PlannedCell]:
+    """Name the leaderboard's rows after the policies.
+
+    Where labels or grid points share a policy, they are added; points of the data's grid always are.
+    """
+    names = {(one.name, policy) for one in planned for policy in one.policies}
+    shared = {policy for policy, count in Counter(policy for _, policy in names).items() if count > 1}
     cells: dict[str, PlannedCell] = {}
-    for cell, label, policies in planned:
-        rows = {policy: f"{policy} [{label}]" if policy in shared else policy for policy in policies}
-        other = cells.setdefault(cell.hash, PlannedCell(cell=cell, label=label, rows=rows))
+    for one in planned:
+        behind = {policy: _joined(one.name if policy in shared else "", one.data_point) for policy in one.policies}
+        rows = {policy: f"{policy} [{added}]" if added else policy for policy, added in behind.items()}
+        label = _joined(one.name, one.data_point)
+        other = cells.setdefault(one.cell.hash, PlannedCell(cell=one.cell, label=label, rows=rows))
         if other.label != label:
-            raise file.error(f"{label!r} and {other.label!r} are the same experiment", "algorithms", label.split()[0])
+            raise file.error(f"{label!r} and {other.label!r} are the same experiment", "algorithms", one.label)
     return list(cells.values())
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
 
 
 def _digest(content: Any) -> str:

@@ -75,7 +75,7 @@ def checkpoint_episodes(store: Results, plan: Plan, only_last: bool = False) -> 
 
     Returns:
         Columns row (the policy's name in tables), task (id), seed, limit, step, last (whether the checkpoint is the
-        last one), reward and cost (normalised), satisfied.
+        last one), reward and cost (normalised), episode_cost (not normalised), satisfied.
     """
     frames = []
     for planned in plan.cells:
@@ -98,11 +98,12 @@ def checkpoint_episodes(store: Results, plan: Plan, only_last: bool = False) -> 
                         "last": judged["step"] == cell.hyperparameters["steps"],
                         "reward": task.normalize_reward(judged["episode_return"]),
                         "cost": normalize_cost(judged["cost"].to_numpy(), np.float64(limit)),
+                        "episode_cost": judged["cost"],
                         "satisfied": (judged["cost"] <= limit).astype(float),
                     }
                 )
             )
-    columns = ["row", "task", "seed", "limit", "step", "last", "reward", "cost", "satisfied"]
+    columns = ["row", "task", "seed", "limit", "step", "last", "reward", "cost", "episode_cost", "satisfied"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns).astype({"last": bool})
 
 
@@ -213,6 +214,19 @@ def interval(
         )
     low, high = intervals["row"][:, 0]
     return float(low), float(high)
+
+
+def mean_intervals(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bootstrap intervals (columns, 2) of the means of values (seeds, columns), NaN for fewer than two seeds.
+
+    What :func:`interval` gives for the mean of each column, for many columns at once: a study's figure has hundreds.
+    """
+    count, columns = values.shape
+    if count < 2:
+        return np.full((columns, 2), np.nan)
+    drawn = np.random.default_rng(0).integers(count, size=(BOOTSTRAP_SAMPLES, count))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    return np.asarray(np.percentile(values[drawn].mean(1), [tail, 100 - tail], axis=0).T, dtype=np.float64)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -46,10 +46,18 @@ MANIFEST = "archive.json"
 
 @dataclass(frozen=True)
 class Status:
-    """How a cell stands; ``reason`` says why it failed, with the traceback where there is one."""
+    """How a cell stands.
+
+    Args:
+        state: of the cell.
+        reason: why it failed, with the traceback where there is one.
+        warnings: what its algorithm says of an agent that is done but did not train as it is meant to, and the step
+            since which that holds.
+    """
 
     state: State
     reason: str = ""
+    warnings: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def brief(self) -> str:
@@ -169,7 +177,7 @@ class Store:
             content = json.loads((self.folder(cell) / "status.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return Status("missing")
-        return Status(content["state"], content["reason"])
+        return Status(content["state"], content["reason"], content.get("warnings", {}))
 
     def set_status(self, cell: Cell, status: Status) -> None:
         """Record how a cell stands."""
@@ -185,6 +193,7 @@ class Store:
         policies: Mapping[str, Mapping[str, Tensor]],
         statistics: Mapping[str, NDArray[Any]],
         diagnostics: pd.DataFrame | None = None,
+        warnings: Mapping[str, int] | None = None,
     ) -> None:
         """Write all of a finished cell, its status last.
 
@@ -196,6 +205,7 @@ class Store:
             policies: the last checkpoint's state of each policy.
             statistics: what the algorithm measured in the data and its policies are built with.
             diagnostics: a row a number measured by data alone: :data:`DIAGNOSTICS`; ``None`` where none is asked for.
+            warnings: what its algorithm says of the agent, see :class:`Status`.
         """
         from safetensors.numpy import save_file as save_arrays
         from safetensors.torch import save_file
@@ -216,7 +226,7 @@ class Store:
         with replacing(folder / "statistics.safetensors") as temporary:
             save_arrays({key: np.ascontiguousarray(values) for key, values in statistics.items()}, temporary)
         write_json(folder / "cell.json", {"cell": cell.model_dump(mode="json"), **record})
-        self.set_status(cell, Status("done"))
+        self.set_status(cell, Status("done", warnings=warnings or {}))
 
     def record(self, cell: Cell) -> dict[str, Any]:
         """What a finished cell ran with, as :meth:`write_results` was given it."""

@@ -81,16 +81,21 @@ class Data(_Model, Filters):
     """Which data is trained on."""
 
     source: FoundSource = Field(
-        "dsrl", description="dsrl, or demo: small scripted data, shipped or made by 'lspc-bench data collect'"
+        "dsrl",
+        description="dsrl; agents: made by 'lspc-bench data collect --agents'; demo: small, not DSRL's",
     )
     files: dict[str, str] = Field({}, description="own files by task; a relative path starts at the suite's folder")
     holdout: float = Field(0, ge=0, lt=1, description="share of whole trajectories that is kept out of training")
     holdout_seed: int = Field(0, ge=0, lt=2**32, description="which ones; the same for every algorithm and seed")
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {}, description="filters, and what is held out, of which every combination is run"
+    )
 
     @property
     def filters(self) -> Filters:
-        """What is changed in the data."""
-        return Filters(**{name: getattr(self, name) for name in Filters.model_fields})
+        """What is changed in the data; without settings that change nothing, such as a target cost alone."""
+        filters = Filters(**{name: getattr(self, name) for name in Filters.model_fields})
+        return filters if filters.active else Filters()
 
 
 class OwnTask(_Model):
@@ -234,6 +239,8 @@ class SuiteFile:
         elif place[0] == "algorithms" and place[2:3] == ("hyperparameters",):
             names = [place[3]] if len(place) > 3 else list(value) if isinstance(value, dict) else []
             _void(content["algorithms"][place[1]], names, "tasks", "grid")
+        elif place[0] == "data" and len(place) == 2:
+            _void(content["data"], [place[1]], "grid")
 
     def _validate(self, content: dict[str, Any]) -> Suite:
         try:

@@ -20,7 +20,7 @@ from harness.diagnostics import Diagnostics
 from harness.engine import make_engine, silent
 from harness.errors import UserError
 from harness.evaluation import Episode, Evaluator, episode_seeds
-from harness.fqe import Candidate, Estimate, FittedQ
+from harness.fqe import METRICS, Candidate, Estimate, FittedQ
 from harness.plan import Cell, Job
 from harness.store import DIAGNOSTICS, Status, Store
 
@@ -90,7 +90,7 @@ class Training:
         note: Callable[[str], None] = silent,
     ) -> None:
         algorithm, config = registry.load(job.algorithm), job.cells[0].config
-        self.job, self.dataset, self.store, self.evaluator = job, dataset, store, evaluator
+        self.job, self.dataset, self.store, self.evaluator, self.note = job, dataset, store, evaluator, note
         self.held_out, self.selections = held_out, selections
         self.device = torch.device(device)
         self.evaluation = job.cells[0].evaluation
@@ -116,6 +116,7 @@ class Training:
         self.pending: list[PendingEvaluation] = []
         self.stopped: dict[int, str] = {}  # diverged replicas
         self.failed_evaluations: dict[int, str] = {}
+        self._said: set[tuple[int, str]] = set()  # warnings
         self._rested: _Rested | None = None
         self._restore()
 
@@ -165,6 +166,36 @@ class Training:
                 first = self.step - stretch + 1
                 self.stopped[index] = f"{', '.join(wrong)} not finite in steps {first} to {self.step}"
                 self.pending = [pending for pending in self.pending if pending.replica != index]
+        self._warn(stretch)
+
+    def _warnings(self, index: int, row: Row) -> tuple[str, ...]:
+        """What a replica's algorithm has to say of a row of the curve."""
+        metrics = {name: values[index] for name, values in row.items() if name != "step"}
+        return registry.load(self.job.algorithm).warnings(self.job.cells[index].config, metrics)
+
+    def _warn(self, stretch: int) -> None:
+        """Say what the last row of the curve is the first to show, once for all replicas that it is true of."""
+        fresh: dict[str, list[str]] = {}
+        for index, cell in enumerate(self.job.cells):
+            if index in self.stopped:
+                continue
+            for text in self._warnings(index, self.curve[-1]):
+                if (index, text) not in self._said:
+                    self._said.add((index, text))
+                    limit = "" if cell.cost_limit is None else f" limit {cell.cost_limit:g}"
+                    fresh.setdefault(text, []).append(f"seed {cell.seed}{limit}")
+        for text, agents in fresh.items():
+            self.note(f"{', '.join(agents)}: {text} (steps {self.step - stretch + 1} to {self.step})")
+
+    def _lasting_warnings(self, index: int) -> dict[str, int]:
+        """What holds of a replica at the end, and the step since which it has."""
+        lasting: dict[str, int] = {}
+        for text in self._warnings(index, self.curve[-1]):
+            for row in reversed(self.curve):
+                if text not in self._warnings(index, row):
+                    break
+                lasting[text] = row["step"]
+        return lasting
 
     # Evaluation
 
@@ -204,10 +235,8 @@ class Training:
         for index, name, one in judged:
             estimate = next(estimates) if one.policy.markov else Estimate(np.nan, np.nan)
             row = {"replica": index, "step": self.step, "policy": name, "cost_limit": one.cost_limit}
-            rows += [
-                {**row, "metric": "fqe_return", "value": estimate.episode_return},
-                {**row, "metric": "fqe_cost", "value": estimate.cost},
-            ]
+            for metric, value in zip(METRICS, (estimate.episode_return, estimate.cost), strict=True):
+                rows.append({**row, "metric": metric, "value": value})
         return rows
 
     def _submit(self, pending: PendingEvaluation) -> None:
@@ -308,7 +337,7 @@ class Training:
         self.draws.load_state_dict(state["draws"])
         self.engine.step, self.seconds = state["step"], state["seconds"]
         self.curve, self.episodes, self.stopped = state["curve"], state["episodes"], state["stopped"]
-        self.diagnosed = state["diagnosed"]
+        self.diagnosed = state.get("diagnosed", [])  # not in checkpoints from before there were diagnostics
         self.engine.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         for kept in state["pending"]:
             policy = self.algorithm.policies(kept["replica"])[kept["name"]]
@@ -336,19 +365,19 @@ class Training:
             elif index in self.failed_evaluations:
                 status = Status("failed", self.failed_evaluations[index])
             else:
-                status = Status("done")
+                status = Status("done", warnings=self._lasting_warnings(index))
             if self.store.status(cell).state == "done":  # before the job was interrupted
                 continue
             ended[index] = status
             if status.state == "done":
-                self._write(index, cell, record)
+                self._write(index, cell, record, status.warnings)
             else:
                 self.store.set_status(cell, status)
         if not self.failed_evaluations:
             self.store.remove_checkpoint(self.job)
         return ended
 
-    def _write(self, index: int, cell: Cell, record: Mapping[str, Any]) -> None:
+    def _write(self, index: int, cell: Cell, record: Mapping[str, Any], warnings: Mapping[str, int]) -> None:
         import pandas as pd
 
         columns = ["step", "policy", "cost_limit", "episode", "seed", "episode_return", "cost", "length"]
@@ -381,6 +410,7 @@ class Training:
             self._rested.policies[index],
             self.selections[index].statistics,
             self._diagnosis(index),
+            warnings,
         )
 
     def _diagnosis(self, index: int) -> pd.DataFrame | None:

@@ -107,6 +107,52 @@ class Misnamed(BC):
         return ("other",)
 
 
+class Meddling(BC):
+    def diagnose(self, batch):  # type: ignore[no-untyped-def]
+        with torch.no_grad():
+            next(iter(self.actor.parameters())).mul_(2)
+        return {}
+
+
+class Scribbling(BC):
+    def diagnose(self, batch):  # type: ignore[no-untyped-def]
+        batch["actions"][0, 0] += 1
+        return {}
+
+
+class Drawing(BC):
+    def diagnose(self, batch):  # type: ignore[no-untyped-def]
+        noise = torch.randn(len(batch["actions"]), generator=self.generator)
+        return {"noise": noise}
+
+    def __init__(self, *arguments):  # type: ignore[no-untyped-def]
+        super().__init__(*arguments)
+        self.generator = torch.Generator()
+
+
+class Boundless(BC):
+    def diagnose(self, batch):  # type: ignore[no-untyped-def]
+        return {"share": 1 / batch["actions"].new_zeros(len(batch["actions"]))}
+
+
+class Whole(BC):
+    def diagnose(self, batch):  # type: ignore[no-untyped-def]
+        return {"mean": batch["actions"].mean()}
+
+
+class Elsewhere(BC):
+    def diagnose(self, batch):  # type: ignore[no-untyped-def]
+        return {"bc-none/error": batch["actions"].mean((1, 2))}
+
+
+class Counting(BC):
+    def diagnose(self, batch):  # type: ignore[no-untyped-def]
+        return {"sum": batch["actions"].sum((1, 2)) * len(batch["actions"])}
+
+
+DIAGNOSED = "diagnostics: one finite number a replica, and nothing changes"
+
+
 @pytest.mark.parametrize(
     ("kind", "title", "problem"),
     [
@@ -118,6 +164,13 @@ class Misnamed(BC):
         (Forgetful, "state: what is resumed goes on bit for bit", "after resuming"),
         (Shapeless, "metrics: one finite number a replica, the same names every step", "has shape"),
         (Misnamed, "policies: named as announced, actions of the right shape", "announced"),
+        (Meddling, DIAGNOSED, "changes the state"),
+        (Scribbling, DIAGNOSED, "changes its batch"),
+        (Drawing, DIAGNOSED, "is another the second time"),
+        (Boundless, DIAGNOSED, "share is [inf, inf]"),
+        (Whole, DIAGNOSED, "mean has shape ()"),
+        (Elsewhere, DIAGNOSED, "bc-none"),
+        (Counting, "replicas: each has the diagnostics that it has alone", "sum of replica 0 differs"),
     ],
 )
 def test_broken_promises_are_found(kind: type[BC], title: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,10 @@ def test_every_algorithm_has_a_page_with_every_metric(name: str) -> None:
     metrics = page.partition("## Metrics")[2].partition("## ")[0]
     for metric in contract.run(0).update(0):
         assert f"`{metric}`" in metrics, metric
+    measured = page.partition("## Diagnostics")[2].partition("## ")[0]
+    rows = contract._diagnostics(contract.run(0), 0).rows(0, [0])
+    for row in rows:
+        assert f"`{row['policy']}/{row['metric']}`".replace("`/", "`") in measured, row
     for title in ("## Hyperparameters", "## Deviations from", "## How it is verified"):
         assert title in page
 

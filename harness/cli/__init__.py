@@ -14,6 +14,7 @@ from harness.cli.listing import algorithms, tasks
 from harness.cli.render import render
 from harness.cli.run import run
 from harness.cli.status import status
+from harness.cli.study import study
 from harness.errors import UserError
 
 
@@ -43,5 +44,5 @@ def main() -> None:
     """
 
 
-for command in (run, status, leaderboard, archive, render, algorithms, tasks, data):
+for command in (run, study, status, leaderboard, archive, render, algorithms, tasks, data):
     main.add_command(command)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,6 @@ from harness.cli.download import download
 
 if TYPE_CHECKING:
     from harness.data.dataset import FoundSource
-    from harness.data.filters import Filters
     from harness.tasks import Task
 
 
@@ -30,7 +31,7 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
         "--file", "path", type=click.Path(path_type=Path), metavar="FILE", help="This file instead."
     )(command)
     return click.option(
-        "--source", type=click.Choice(["dsrl", "demo"]), default="dsrl", show_default=True, help="Whose data."
+        "--source", type=click.Choice(["dsrl", "agents", "demo"]), default="dsrl", show_default=True, help="Whose data."
     )(command)
 
 
@@ -40,16 +41,30 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The file to write, of one task.  [default: where suites with 'source: demo' look, or ./TASK_ID.hdf5 if the "
+    help="The file to write, of one task.  [default: where suites with this source look, or ./TASK_ID.hdf5 if the "
     "task's demo data ships]",
 )
-@click.option("--episodes", type=click.IntRange(min=1), help="How many.  [default: the task's own number]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all its random numbers.")
-def collect(patterns: tuple[str, ...], output: Path | None, episodes: int | None, seed: int) -> None:
-    """Roll out scripted behaviours of tasks, from timid to reckless, and write them in DSRL's format.
+@click.option("--episodes", type=click.IntRange(min=1), help="Scripted: how many.  [default: the task's own number]")
+@click.option("--agents", is_flag=True, help="Train agents online, and keep what they did, as DSRL made its data.")
+@click.option("--targets", metavar="COST,...", help="Agents: the episode cost of each, or none.  [default: seven]")
+@click.option("--steps", type=click.IntRange(min=1), help="Agents: environment steps of each.  [default: 120000]")
+@click.option("--trajectories", type=click.IntRange(min=1), help="Agents: how many to keep.  [default: 900]")
+@click.option("--bins", type=click.IntRange(min=1), help="Agents: of the grid that thins, each way.  [default: 30]")
+@click.option("--jobs", type=click.IntRange(min=1), help="Agents: processes.  [default: one a core]")
+@click.option("--keep-pool", is_flag=True, help="Agents: keep all that they did, to thin it again in another way.")
+@click.option(
+    "--suite", type=click.Path(path_type=Path), metavar="FILE", help="Agents: TASK is an own task of this suite."
+)
+def collect(patterns: tuple[str, ...], output: Path | None, seed: int, episodes: int | None, **options: Any) -> None:
+    """Make data in a task's simulator, in DSRL's format. It does not stand in for DSRL's.
 
-    A pattern for several tasks means those among them that have a script and whose demo data neither ships nor is there
-    already. This data does not stand in for DSRL's.
+    Scripted behaviours, from timid to reckless, are quick. With --agents, agents are trained online (PPO with a
+    Lagrange multiplier) under several cost targets, and a grid over cost and return thins what they did: minutes to
+    hours a task. An interrupted command goes on with the agents that are not finished.
+
+    A pattern for several tasks means, without --agents, those among them that have a script and whose demo data
+    neither ships nor is there already; with it, those whose data is not there already.
     """
     from harness.data.behaviours import COLLECTABLE
     from harness.data.collect import file_name
@@ -57,13 +72,20 @@ def collect(patterns: tuple[str, ...], output: Path | None, episodes: int | None
     from harness.errors import UserError
     from harness.tasks import select_tasks
 
+    if options["agents"]:
+        if episodes is not None:
+            raise UserError("--episodes is for scripted behaviours; --agents goes with --steps and --trajectories")
+        _collect_with_agents(patterns, output, seed, options)
+        return
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given:
+        raise UserError(f"{given[0]} goes with --agents")
     tasks = select_tasks(patterns)
     if len(tasks) == 1:
         default = Path(file_name(tasks[0])) if shipped_demo(tasks[0]).exists() else dataset_path(tasks[0], "demo")
         _collect(tasks[0], output or default, episodes, seed)
         return
-    if output is not None:
-        raise UserError(f"--output goes with one task, and {' '.join(patterns)!r} means {len(tasks)}")
+    _require_no_output(patterns, output, len(tasks))
     scripted = [task for task in tasks if task.id in COLLECTABLE]
     if not scripted:
         raise UserError(f"none of these tasks has a script to collect with; these have: {', '.join(COLLECTABLE)}")
@@ -75,11 +97,67 @@ def collect(patterns: tuple[str, ...], output: Path | None, episodes: int | None
             _collect(task, path, episodes, seed)
 
 
+def _require_no_output(patterns: tuple[str, ...], output: Path | None, count: int) -> None:
+    from harness.errors import UserError
+
+    if output is not None:
+        raise UserError(f"--output goes with one task, and {' '.join(patterns)!r} means {count}")
+
+
 def _collect(task: Task, path: Path, episodes: int | None, seed: int) -> None:
+    from harness.data.collect import collect as collect_task
+
+    _write(task, path, lambda progress: collect_task(task, path, episodes, seed, progress))
+
+
+def _collect_with_agents(patterns: tuple[str, ...], output: Path | None, seed: int, options: dict[str, Any]) -> None:
+    from harness.data.agents import Recipe, collect_agents
+    from harness.data.dataset import dataset_path
+    from harness.errors import UserError
+    from harness.plan import task_to_collect
+    from harness.suite import read_suite
+    from harness.tasks import select_tasks
+
+    if options["suite"] is not None:
+        if len(patterns) != 1:
+            raise UserError("--suite goes with one of its own tasks")
+        own, place = task_to_collect(read_suite(str(options["suite"])), patterns[0])
+        wanted = [(own, output or place)]
+    else:
+        tasks = select_tasks(patterns)
+        if len(tasks) > 1:
+            _require_no_output(patterns, output, len(tasks))
+        wanted = [(task, output or dataset_path(task, "agents")) for task in tasks]
+    jobs = options["jobs"] or len(os.sched_getaffinity(0))
+    for task, path in wanted:
+        if path.exists() and len(wanted) > 1:
+            click.echo(f"{task.name}: {path} is there already.")
+            continue
+        usual = Recipe.default(task)
+        recipe = Recipe(_targets(options["targets"]) or usual.targets, options["steps"] or usual.steps, seed)
+        sizes = {name: options[name] for name in ("trajectories", "bins") if options[name] is not None}
+        make = partial(collect_agents, task, path, recipe, jobs=jobs, keep_pool=options["keep_pool"], **sizes)
+        _write(task, path, lambda progress, make=make: make(progress=progress))  # type: ignore[misc]
+
+
+def _targets(text: str | None) -> tuple[float, ...]:
+    """The targets that the user names; none of them is ``none``, an agent whose cost does not count."""
+    from harness.data.agents import FREE
+    from harness.errors import UserError
+
+    if text is None:
+        return ()
+    try:
+        return tuple(FREE if one.strip() == "none" else float(one) for one in text.split(","))
+    except ValueError as error:
+        raise UserError(f"--targets wants costs with commas between them, such as 10,25,none, not {text!r}") from error
+
+
+def _write(task: Task, path: Path, collect: Callable[[Callable[[int, int], None]], dict[str, Any]]) -> None:
+    """Collect with a progress bar, and say what was written."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from harness.data.collect import collect as collect_task
     from harness.errors import UserError
     from harness.simulators import require_simulator
 
@@ -87,9 +165,7 @@ def _collect(task: Task, path: Path, episodes: int | None, seed: int) -> None:
     try:
         with Progress(console=Console(stderr=True), transient=True) as bars:
             bar = bars.add_task(f"collecting {task.name}", total=None)
-            manifest = collect_task(
-                task, path, episodes, seed, lambda done, total: bars.update(bar, completed=done, total=total)
-            )
+            manifest = collect(lambda done, total: bars.update(bar, completed=done, total=total))
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror}") from error
     click.echo(
@@ -142,13 +218,14 @@ def check(ctx: click.Context, patterns: tuple[str, ...], source: FoundSource, pa
 def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[str, ...], plot: Path | None) -> None:
     """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter."""
     from harness.data.dataset import load_dataset
-    from harness.data.filters import apply
+    from harness.data.filters import Filters, apply
     from harness.errors import UserError
     from harness.report.scatter import save_scatter, text_scatter
+    from harness.settings import parse_settings
     from harness.tasks import find_task
 
     found = find_task(task)
-    filters = _filters(settings)
+    filters = parse_settings(Filters, settings, "--filter", "filter")
     dataset = apply(filters, load_dataset(found, "own" if path else source, path))
     costs, returns = dataset.trajectories.cost_returns(), dataset.trajectories.reward_returns()
     name = f"{found.name} ({_label(dataset.path)})"
@@ -177,33 +254,6 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
         except (OSError, ValueError) as error:
             raise UserError(f"cannot write the picture {str(plot)!r}: {error}") from error
         click.echo(f"Wrote {plot}.", err=True)
-
-
-def _filters(settings: tuple[str, ...]) -> Filters:
-    import yaml
-    from pydantic import ValidationError
-
-    from harness.data.filters import Filters
-    from harness.errors import UserError, nearest
-
-    given = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or key not in Filters.model_fields:
-            known = nearest(key, Filters.model_fields)
-            raise UserError(f"--filter {setting}: no such filter.{known} Known: {', '.join(Filters.model_fields)}")
-        try:
-            given[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--filter {setting}: the value is not valid YAML") from error
-    try:
-        return Filters.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"--filter: {f'{place}: ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from error
 
 
 def _label(path: Path) -> str:

@@ -26,8 +26,7 @@ import click
 )
 def leaderboard(results: Path, suite: str | None, format_name: str, selection: bool, output: Path | None) -> None:
     """Rank the policies in RESULTS: safe ones first, by reward; then the unsafe ones, by cost."""
-    from harness.archive import open_results
-    from harness.cli.status import chosen_plans
+    from harness.archive import chosen_plans, open_results
     from harness.errors import UserError
     from harness.files import replacing
     from harness.report import leaderboard as ranking

@@ -45,7 +45,7 @@ def render(
 ) -> None:
     """Film a trained policy in one of its evaluation episodes, with reward and cost drawn in. Needs no display."""
     from harness import rendering
-    from harness.cli.status import chosen_plan
+    from harness.archive import chosen_plan
     from harness.errors import UserError
     from harness.simulators import require_simulator
     from harness.store import Store

@@ -132,33 +132,65 @@ def run(
     SUITE is a file, or the name of a built-in suite. Run it again after a crash or an interrupt and it goes on where it
     was; what is done is not run again.
     """
-    from harness.cli.progress import progress
-    from harness.engine import require_engine
-    from harness.executors.local import Interrupted, LocalExecutor, ResultsError, resolve_device, resume
-    from harness.plan import make_plan, require_inputs
+    from harness.plan import make_plan
     from harness.store import Store
     from harness.suite import read_suite
 
     if throughput is not None and not dry_run:
         raise click.UsageError("--throughput goes with --dry-run")
     file = read_suite(suite, overrides)
-    whole = make_plan(file)
-    plan = whole.only(chosen)
+    plan = make_plan(file)
+    part = plan.only(chosen)
     store = Store(results)
     store.require_no_archive()
     if dry_run:
         measured = _measurement(throughput, device)  # a wrong file is refused first
-        jobs = _print_plan(plan, store, overwrite)
+        jobs = _print_plan(part, store, overwrite)
         there = measured.machine.cores if measured and throughput else len(os.sched_getaffinity(0))
         _print_forecast(jobs, measured, there if workers is None else workers)
-        _warn_of_missing(file, plan)
+        _warn_of_missing(file, part)
         return
-    require_inputs(file, plan)
+    again = " ".join(["lspc-bench run", suite, *(f"--cell {cell}" for cell in chosen)])
+    options = (device, engine, precision, memory_fraction, workers, overwrite, checkpoint_every)
+    ctx.exit(execute(file, plan, results, again, *options, part=part))
+
+
+def execute(
+    file: SuiteFile,
+    plan: Plan,
+    results: Path,
+    again: str,
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "float32",
+    memory_fraction: float = 0.9,
+    workers: int | None = None,
+    overwrite: str = "only-missing",
+    checkpoint_every: float = 60.0,
+    part: Plan | None = None,
+) -> int:
+    """Run what is to be done of a plan, or of a part of it; the exit status.
+
+    ``again`` is the command that goes on after an interrupt.
+
+    Raises:
+        UserError: something that it needs is not there.
+        ClickException: results cannot be written.
+    """
+    from harness.cli.progress import progress
+    from harness.engine import require_engine
+    from harness.executors.local import Interrupted, LocalExecutor, ResultsError, resolve_device, resume
+    from harness.plan import require_inputs
+    from harness.store import Store
+
+    part = part or plan
+    require_inputs(file, part)
     device = resolve_device(device)
     require_engine(engine, device, precision)
+    store = Store(results)
     with store.locked():
-        store.write_plan(whole)
-        cells, skipped = _pending(plan, store, overwrite)
+        store.write_plan(plan)
+        cells, skipped = _pending(part, store, overwrite)
         if overwrite == "always":
             _forget(store, cells)
         jobs = resume(store, cells)
@@ -168,8 +200,8 @@ def run(
             try:
                 ended = executor.run(jobs)
             except (Interrupted, KeyboardInterrupt):
-                click.echo(f"Interrupted. 'lspc-bench run {suite}' goes on from here.", err=True)
-                ctx.exit(130)
+                click.echo(f"Interrupted. '{again}' goes on from here.", err=True)
+                return 130
             except ResultsError as error:
                 raise click.ClickException(f"{error}. Run the suite again to go on.") from error
     mine = {cell.hash for cell in cells}
@@ -178,7 +210,7 @@ def run(
     click.echo(f"{plan.suite}: {done} done, {len(failed)} failed, {skipped} skipped. Results: {results}")
     if failed:
         click.echo(f"Why: lspc-bench status {results}. Run the suite again to retry what failed.", err=True)
-        ctx.exit(1)
+    return 1 if failed else 0
 
 
 def _pending(plan: Plan, store: Store, overwrite: str) -> tuple[list[Cell], int]:

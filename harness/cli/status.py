@@ -28,7 +28,7 @@ AGAIN = "results/runs/again"
 )
 def status(results: Path, suite: str | None, commands: str | None) -> None:
     """Show what of RESULTS is done, failed (and why) and missing, for each task and algorithm."""
-    from harness.archive import open_results
+    from harness.archive import chosen_plans, open_results
 
     opened = open_results(results)
     for index, plan in enumerate(chosen_plans(opened, suite)):
@@ -38,39 +38,9 @@ def status(results: Path, suite: str | None, commands: str | None) -> None:
             click.echo(("\n" if index else "") + _describe(opened, plan))
 
 
-def chosen_plans(results: Results, suite: str | None) -> list[Plan]:
-    """The plans of one suite, or of all.
-
-    Raises:
-        UserError: no such suite ran here.
-    """
-    from harness.errors import UserError, nearest
-
-    plans = results.plans()
-    names = [plan.suite for plan in plans]
-    if suite is not None and suite not in names:
-        raise UserError(
-            f"no suite {suite!r} ran in {str(results.root)!r}, only {', '.join(names)}.{nearest(suite, names)}"
-        )
-    return [plan for plan in plans if suite in (None, plan.suite)]
-
-
-def chosen_plan(results: Results, suite: str | None) -> Plan:
-    """The plan of one suite, or of the only one.
-
-    Raises:
-        UserError: no such suite ran here, or several did.
-    """
-    from harness.errors import UserError
-
-    plans = chosen_plans(results, suite)
-    if len(plans) > 1:
-        raise UserError(f"several suites ran there: say --suite {' or '.join(plan.suite for plan in plans)}")
-    return plans[0]
-
-
 def _describe(results: Results, plan: Plan) -> str:
     from harness.report.tables import text_table
+    from harness.report.warnings import describe_warnings
 
     groups: dict[tuple[str, str], Counter[str]] = {}
     problems = []
@@ -96,6 +66,7 @@ def _describe(results: Results, plan: Plan) -> str:
         f"Suite {plan.suite}: {total['done']} of {total.total()} cells done.",
         text_table(["task", "algorithm", "done", "unfinished", *states[2:]], rows),
         *problems,
+        *(f"Warning: {line}" for line in describe_warnings(results, plan)),
     ]
     return "\n".join(parts)
 

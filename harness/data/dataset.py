@@ -18,7 +18,7 @@ from harness.errors import UserError
 from harness.files import file_sha256
 from harness.tasks import Task
 
-FoundSource = Literal["dsrl", "demo"]
+FoundSource = Literal["dsrl", "agents", "demo"]
 """Whose files are found by the task alone."""
 Source = Literal[FoundSource, "own"]
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
@@ -54,7 +54,8 @@ class Dataset:
     Args:
         task: the task that the data belongs to.
         path: the file it was read from.
-        source: ``dsrl``, ``demo`` for small scripted data, ``own`` for a file of the user's.
+        source: ``dsrl``; ``agents`` for what agents trained here did; ``demo`` for small data that ships or is
+            scripted; ``own`` for a file of the user's.
         arrays: the seven keys of DSRL's format: (N, dim) or (N,), float32, flags bool.
         sha256: of the file.
         warnings: what is odd in the file but no reason to refuse it.
@@ -131,10 +132,12 @@ def shipped_demo(task: Task) -> Path:
 
 
 def dataset_path(task: Task, source: FoundSource) -> Path:
-    """Where a task's file is looked for: in :func:`data_folder`; demo data that does not ship, in its ``demo``."""
+    """Where a task's file is looked for: in :func:`data_folder`, or its ``agents`` or, what does not ship, ``demo``."""
     if source == "dsrl":
         return data_folder() / task.dataset_file
     shipped = shipped_demo(task)
+    if source == "agents":
+        return data_folder() / "agents" / shipped.name
     return shipped if shipped.exists() else data_folder() / "demo" / shipped.name
 
 
@@ -152,6 +155,9 @@ def require_file(task: Task, source: FoundSource) -> Path:
             f"the dataset of {task.name} is missing: {path}. 'lspc-bench data download {task.name}' gets it; where the "
             "file lies elsewhere, set DSRL_DATASET_DIR to its folder"
         )
+    if source == "agents":
+        command = f"lspc-bench data collect {task.name} --agents"
+        raise UserError(f"the agent-collected data of {task.name} is missing: {path}. '{command}' makes it")
     from harness.data.behaviours import COLLECTABLE
 
     if task.id in COLLECTABLE:

@@ -2,7 +2,7 @@
 
 Equal to it number for number, with dsrl's generator and ``random`` seeded alike; but not where it has bugs: several
 inpainted ranges of different sizes make it fail, and after inpainting it looks for epsilon's trajectories in the wrong
-places.
+places. ``share`` and ``safe_share`` are not DSRL's; they draw from generators of their own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,13 @@ class Filters(BaseModel):
     noise: float | None = Field(
         None, gt=0, description="add noise to observations, of this many times their standard deviation"
     )
-    target_cost: float | None = Field(None, ge=0, description="what outliers and epsilon call safe")
+    share: float = Field(
+        1.0, gt=0, le=1, description="keep this share of the trajectories, drawn uniformly; a smaller one is part of it"
+    )
+    safe_share: float = Field(
+        1.0, ge=0, le=1, description="keep this share of the trajectories within target_cost, and all the others"
+    )
+    target_cost: float | None = Field(None, ge=0, description="what outliers, epsilon and safe_share call safe")
     filter_seed: int = Field(1234, ge=0, lt=2**32, description="of the filters' random numbers; DSRL's own is 1234")
 
     @model_validator(mode="after")
@@ -60,6 +66,8 @@ class Filters(BaseModel):
             raise ValueError("density and density_grid say the same in two ways: give one")
         if (self.outliers is not None or self.epsilon is not None) and self.target_cost is None:
             raise ValueError("outliers and epsilon want target_cost, the cost up to which a trajectory is safe")
+        if self.safe_share < 1 and self.target_cost is None:
+            raise ValueError("safe_share wants target_cost, the cost up to which a trajectory is safe")
         if self.outliers is not None and self.target_cost is not None and self.target_cost < 1:
             raise ValueError("outliers want a target_cost of at least 1: they get a cost below it")
         for cost_from, cost_to, reward_from, reward_to in self.inpaint:
@@ -70,7 +78,8 @@ class Filters(BaseModel):
     @property
     def active(self) -> bool:
         """Whether anything is changed."""
-        return any((self.density, self.density_grid, self.outliers, self.inpaint, self.epsilon, self.noise))
+        asked = (self.density, self.density_grid, self.outliers, self.inpaint, self.epsilon, self.noise)
+        return any(asked) or self.share < 1 or self.safe_share < 1
 
     def describe(self) -> str:
         """For people: ``density 0.5, noise 0.1, seed 1234``; empty where nothing is changed."""
@@ -79,7 +88,7 @@ class Filters(BaseModel):
         given = self.model_dump(exclude_defaults=True, exclude={"filter_seed"})
         return ", ".join([f"{name} {value}" for name, value in given.items()] + [f"seed {self.filter_seed}"])
 
-    def grid(self, task: Task) -> DensityGrid | None:
+    def thinning(self, task: Task) -> DensityGrid | None:
         """How trajectories are thinned: as given, or as DSRL does for this task and density.
 
         Raises:
@@ -147,10 +156,13 @@ def apply(filters: Filters, dataset: Dataset) -> Dataset:
     rewards = np.array([arrays["rewards"][rows].sum() for rows in ranges], dtype=np.float32)
     bounds = _bounds(dataset.task, costs, rewards)
 
-    grid = filters.grid(dataset.task)
+    grid = filters.thinning(dataset.task)
     if grid is not None:
         kept = _thinned(costs, rewards, bounds, grid, filters.filter_seed)
         ranges, costs, rewards = [ranges[index] for index in kept], costs[kept], rewards[kept]
+    if filters.share < 1 or filters.safe_share < 1:
+        scarce = _scarce(filters, costs)
+        ranges, costs, rewards = [ranges[index] for index in scarce], costs[scarce], rewards[scarce]
     left = np.arange(len(ranges))
     outliers = np.zeros(0, dtype=np.int64)
     if filters.outliers is not None:
@@ -205,6 +217,23 @@ def _binned(values: Floats, low: float, high: float, count: int) -> tuple[NDArra
     offset = (values if isinstance(lowest, np.float32) else double) - lowest
     width = (highest - lowest) / count
     return inside, offset.astype(np.float64) // width if width else np.zeros(len(values))
+
+
+def _scarce(filters: Filters, costs: Floats) -> NDArray[np.int64]:
+    """The trajectories that ``share`` and ``safe_share`` keep, in order."""
+    kept = _drawn(np.arange(len(costs)), filters.share, (filters.filter_seed, 1))
+    if filters.safe_share == 1:
+        return kept
+    safe = costs[kept] <= (filters.target_cost or 0)
+    if not safe.any():
+        raise UserError(f"safe_share finds no trajectory within target_cost {filters.target_cost:g}")
+    return np.union1d(kept[~safe], _drawn(kept[safe], filters.safe_share, (filters.filter_seed, 2)))
+
+
+def _drawn(indices: NDArray[np.int64], share: float, seed: tuple[int, int]) -> NDArray[np.int64]:
+    """A share of the indices, at least one unless it is 0. Equal seeds draw in the same order: shares are nested."""
+    count = max(round(share * len(indices)), 1) if share else 0
+    return np.sort(np.random.default_rng(seed).permutation(indices)[:count])
 
 
 def _choose_outliers(

@@ -58,8 +58,14 @@ class Trajectories:
         first[self.starts] = True
         return first
 
-    def to_go(self, values: NDArray[np.float32]) -> Floats:
-        """The undiscounted sum of values (N,) from each transition to its trajectory's end: (N,)."""
+    def to_go(self, values: NDArray[np.float32], gamma: float = 1.0) -> Floats:
+        """The discounted sum of values (N,) from each transition to its trajectory's end: (N,)."""
+        if gamma != 1:
+            sums = values.astype(np.float64)
+            for step in reversed(range(self.lengths.max(initial=1) - 1)):
+                rows = self.starts[self.lengths > step + 1] + step
+                sums[rows] += gamma * sums[rows + 1]
+            return sums
         summed = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
         ends = self.spread(self.starts + self.lengths)
         return np.asarray(summed[ends] - summed[:-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from harness.fqe import METRICS
 from harness.plan import Plan
 from harness.report.tables import markdown_table
 from harness.store import Results
@@ -29,7 +30,7 @@ def final_diagnostics(store: Results, plan: Plan) -> Means:
         if store.status(planned.cell).state != "done":
             continue
         frame = store.diagnostics(planned.cell)
-        frame = frame[frame["step"] == frame["step"].max()]
+        frame = frame[(frame["step"] == frame["step"].max()) & ~frame["metric"].isin(METRICS)]  # of training data
         for policy, row in planned.rows.items():
             mine = frame[frame["policy"].isin(["", policy])]
             found.append(mine.assign(row=row, task=planned.cell.task))

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from harness.plan import Plan
+from harness.plan import CellData, Plan
 from harness.report.tables import csv_table, markdown_table
+from harness.report.warnings import describe_warnings
 from harness.statistics import Overall, Score, final_episodes, overall_scores, planned_runs, task_scores
 from harness.store import Results
 
@@ -57,10 +58,18 @@ def make_leaderboard(store: Results, plan: Plan) -> Leaderboard:
     for task in plan.tasks:
         here = {row: by_task[row, task] for row in rows if (row, task) in by_task}
         tasks[task] = _ranked(here)
-    data = {task: used.describe() for task, used in plan.data.items()}
+    data = {task: _described(used) for task, used in plan.data.items()}
     names = {task: found.name for task, found in plan.tasks.items()}
     notes = _notes(store, plan, rows, overall)
     return Leaderboard(plan.suite, plan.description, names, data, ranked, tasks, notes)
+
+
+def _described(used: Sequence[CellData]) -> str:
+    """What a task's policies were trained on; rows name the point of a grid, so that here the source is enough."""
+    if len(used) == 1:
+        return used[0].describe()
+    (name,) = {one.name for one in used}
+    return f"{name}, filtered as the rows say"
 
 
 def _ranked(scores: Mapping[str, AnyScore]) -> list[tuple[int | None, str, AnyScore]]:
@@ -88,6 +97,7 @@ def _notes(store: Results, plan: Plan, rows: Iterable[str], overall: dict[str, O
     changed = [plan.tasks[task].name for task, hashes in files.items() if len(hashes) > 1]
     if changed:
         notes.append(f"Not all rows were trained on the same dataset file: {', '.join(changed)}.")
+    notes += [f"Warning: {line}." for line in describe_warnings(store, plan)]
     return notes
 
 
@@ -97,7 +107,7 @@ def to_markdown(boards: Sequence[Leaderboard]) -> str:
 
 
 def _markdown(board: Leaderboard) -> str:
-    data = all_data(board).replace("demo data", "demo data (scripted behaviours, not DSRL)")
+    data = all_data(board)
     parts = [
         f"# Leaderboard: {board.suite}",
         f"Data: {data}.{f' {board.description}' if board.description else ''}",

@@ -71,6 +71,30 @@ class OwnEnvironment:
         self._env.close()
 
 
+def spaces(environment: str) -> tuple[int, int]:
+    """The sizes of an environment's observations and actions.
+
+    Args:
+        environment: what gymnasium makes it by.
+
+    Raises:
+        UserError: it cannot be made, or one of them is no vector.
+    """
+    import gymnasium
+
+    try:
+        with seeded(0):
+            made: Any = gymnasium.make(environment, disable_env_checker=True)
+        shapes = {"observations": made.observation_space.shape, "actions": made.action_space.shape}
+        made.close()
+    except Exception as error:  # the user's code, which may raise anything
+        raise UserError(f"cannot make {environment!r}, {type(error).__name__}: {error}") from error
+    for what, shape in shapes.items():
+        if shape is None or len(shape) != 1:
+            raise UserError(f"{environment!r} has {what} of shape {shape}, not vectors")
+    return shapes["observations"][0], shapes["actions"][0]
+
+
 def require(task: Task) -> None:
     """Make the environment, begin an episode and take a step, so that a mistake shows before anything is trained.
 

@@ -51,31 +51,6 @@ def rows(*values: float) -> Tensor:
 # Shared pieces
 
 
-def test_discounted_sums_end_where_trajectories_do() -> None:
-    values, done = rows(1, 2, 3, 4, 5), rows(0, 1, 0, 0, 0)
-    # By hand, gamma = 1/2: the second trajectory has no end in the data.
-    expected = rows(1 + 1, 2, 3 + 2 + 1.25, 4 + 2.5, 5)
-    assert torch.equal(diagnostics.discounted_to_go(values, done, 0.5), expected)
-    assert torch.equal(values, rows(1, 2, 3, 4, 5))
-
-
-def test_discounted_sums_over_many_steps_are_those_of_a_loop() -> None:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(2, 701, generator=generator, dtype=torch.float64)
-    done = (torch.rand(2, 701, generator=generator) < 0.01).double()
-    expected, after = torch.zeros_like(values), torch.zeros(2, dtype=torch.float64)
-    for step in reversed(range(701)):
-        after = values[:, step] + 0.99 * (1 - done[:, step]) * after
-        expected[:, step] = after
-    assert (diagnostics.discounted_to_go(values, done, 0.99) - expected).abs().max() < 1e-12
-
-
-def test_discounted_sums_at_gamma_1_are_those_of_the_data() -> None:
-    _, batch, dataset = build("lspc", 1)
-    sums = diagnostics.discounted_to_go(batch["costs"], batch["done"], 1.0)
-    assert np.allclose(sums[0].numpy(), dataset.column("costs_to_go"))
-
-
 @pytest.mark.parametrize(
     ("scores", "positive", "area"),
     [
@@ -136,8 +111,8 @@ def test_noise_is_each_replicas_own_and_the_same_in_every_call() -> None:
 
 def test_lspc_measures_what_its_page_says() -> None:
     """Row by row, of the second of two agents."""
-    algorithm, batch, _ = build("lspc")
-    c, net = algorithm.config, algorithm.networks  # type: ignore[attr-defined]
+    algorithm, batch, dataset = build("lspc")
+    net = algorithm.networks  # type: ignore[attr-defined]
     with torch.no_grad():
         found = {name: value[1].item() for name, value in algorithm.diagnose(batch).items()}
     one = {name: values[1].numpy() for name, values in batch.items()}
@@ -168,12 +143,12 @@ def test_lspc_measures_what_its_page_says() -> None:
     passed, safe = (vc < 0.3) & (qc < 0.3), one["safe"] == 1
     assert 0 < passed.mean() < 1
     assert (found["mask_safe"], found["mask_unsafe"]) == pytest.approx((passed[safe].mean(), passed[~safe].mean()))
-    to_go = diagnostics.discounted_to_go(batch["costs"], batch["done"], c.gamma)[1].numpy()
+    to_go = dataset.trajectories.to_go(dataset.arrays["costs"], 0.99)
     assert found["vc_bias_unsafe"] == pytest.approx((vc / 2 - to_go)[~safe].mean())
     assert found["qc_bias_safe"] == pytest.approx((qc / 2 - to_go)[safe].mean())
     pairs_in_order = (vc[~safe][:, None] > vc[safe]) + 0.5 * (vc[~safe][:, None] == vc[safe])
     assert found["vc_auc"] == pytest.approx(pairs_in_order.mean())
-    returns = diagnostics.discounted_to_go(batch["rewards"], batch["done"], c.gamma)[1].numpy()
+    returns = dataset.trajectories.to_go(dataset.arrays["rewards"], 0.99)
     q = network("q", algorithm.targets, pairs).min(0)  # type: ignore[attr-defined]
     assert found["q_bias"] == pytest.approx((q / 0.5 - returns).mean())
     assert found["q_correlation"] == pytest.approx(np.corrcoef(q, returns)[0, 1])
@@ -191,7 +166,7 @@ def test_an_interpolation_that_leaves_the_datas_actions_is_seen() -> None:
 @pytest.mark.parametrize(("name", "scale"), [("bcq-lag", 1.0), ("cpq", 3.0)])
 def test_critics_are_compared_in_the_tasks_own_units(name: str, scale: float) -> None:
     """Critics whose last layer says a constant."""
-    algorithm, batch, _ = build(name)
+    algorithm, batch, dataset = build(name)
     nets: Any = algorithm
     reward, cost = (
         (nets.critics[key] for key in ("reward", "cost"))
@@ -203,7 +178,9 @@ def test_critics_are_compared_in_the_tasks_own_units(name: str, scale: float) ->
             critics.layers[-1].weight.zero_()
             critics.layers[-1].bias.fill_(value)
         found = {key: value[0].item() for key, value in algorithm.diagnose(batch).items()}
-    returns, costs = (values[0] for values in diagnostics.observed(batch, 0.99))
+    returns, costs = (
+        torch.as_tensor(dataset.trajectories.to_go(dataset.arrays[key], 0.99)) for key in ("rewards", "costs")
+    )
     safe = batch["safe"][0] > 0
     assert found["q_bias"] == pytest.approx(2.0 / 0.1 - returns.mean().item())
     assert found["qc_bias_safe"] == pytest.approx(6.0 / scale - costs[safe].mean().item())
@@ -213,16 +190,16 @@ def test_critics_are_compared_in_the_tasks_own_units(name: str, scale: float) ->
 
 
 def test_coptidices_nu_is_compared_with_what_it_values() -> None:
-    algorithm, batch, _ = build("coptidice")
+    algorithm, batch, dataset = build("coptidice")
     nets: Any = algorithm
     with torch.no_grad():
         nets.nu.layers[-1].weight.zero_()
         nets.nu.layers[-1].bias.fill_(1.5)
         found = algorithm.diagnose(batch)
         multiplier = torch.nn.functional.softplus(torch.tensor(1.0, dtype=torch.float64))
-    penalised = 0.1 * batch["rewards"] - multiplier * batch["costs"]
-    expected = 1.5 - diagnostics.discounted_to_go(penalised, batch["done"], 0.99).mean(1)
-    assert torch.allclose(found["nu_bias"], expected)
+    penalised = 0.1 * dataset.arrays["rewards"].astype(float) - multiplier.item() * dataset.arrays["costs"]
+    expected = 1.5 - dataset.trajectories.to_go(penalised, 0.99).mean()
+    assert found["nu_bias"].tolist() == pytest.approx([expected] * 2)
 
 
 def test_cdt_is_measured_on_windows_that_hold_every_step_once() -> None:

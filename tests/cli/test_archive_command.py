@@ -91,6 +91,14 @@ def test_what_is_not_done_is_said_and_kept_where_it_was(finished: Path, suite: P
     assert "failed: no" in call("status", tmp_path / "fresh").stdout
     merged = call("archive", lesser, tmp_path / "archive")
     assert "6 of 6 cells of suite pair done, 5 of them kept from the archive before; 5 files" in merged.stdout
+    assert merged.stderr == ""
+    together = call("archive", lesser, finished, tmp_path / "together")
+    assert "6 of 6 cells of suite pair done; 5 files" in together.stdout
+    fewer = run(suite, tmp_path / "fewer", "--set", "seeds=1", "--cell", first.hash)
+    assert fewer.exit_code == 0
+    dropping = call("archive", tmp_path / "fewer", tmp_path / "archive")
+    assert "3 of 3 cells of suite pair done, 2 of them kept" in dropping.stdout
+    assert dropping.stderr.startswith("note: 3 finished cells of the archive before are not in the suite")
 
 
 def test_of_several_suites_one_is_meant(finished: Path, tmp_path: Path) -> None:
@@ -99,9 +107,12 @@ def test_of_several_suites_one_is_meant(finished: Path, tmp_path: Path) -> None:
         both.write_plan(plan_of(finished))
         both.write_plan(Plan(suite="other", description="", cells=plan_of(finished).cells[:1]))
     done = call("archive", both.root, tmp_path / "archive")
-    assert (done.exit_code, done.stderr) == (2, "Error: several suites ran there: say --suite other or pair\n")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"Error: several suites ran in '{both.root}': say --suite other or pair\n",
+    )
     done = call("archive", both.root, tmp_path / "archive", "--suite", "pair")
-    assert (done.exit_code, done.stderr) == (2, f"Error: nothing of suite pair is done in '{both.root}'\n")
+    assert (done.exit_code, done.stderr) == (2, f"Error: nothing of suite pair is done in {both.root}\n")
     assert not (tmp_path / "archive").exists()
 
 

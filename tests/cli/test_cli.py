@@ -459,6 +459,17 @@ def test_the_leaderboard_in_every_format(finished: Path, tmp_path: Path) -> None
         assert path.read_text() == text
 
 
+def test_what_is_held_out_is_named_and_its_figures_stand_below_the_table(
+    run: Callable[..., Result], runs: Path
+) -> None:
+    assert run("--set", "data.holdout=0.1").exit_code == 0
+    text = call("leaderboard", runs).stdout
+    assert "10% of trajectories held out" in text
+    assert "## Held-out data: toys" in text
+    assert "| action_error " in text
+    assert "Held-out data" not in call("leaderboard", runs, "--format", "csv").stdout
+
+
 @pytest.mark.parametrize("place", ["absent/table.md", "."])
 def test_a_leaderboard_that_cannot_be_written(finished: Path, tmp_path: Path, place: str) -> None:
     done = call("leaderboard", finished, "--output", tmp_path / place)

@@ -219,24 +219,40 @@ def test_an_exception_in_diagnose_fails_the_cells_that_it_is_of(
 # What it is
 
 
-def test_of_too_much_data_whole_trajectories_at_even_distances_are_looked_at() -> None:
-    dataset = load_dataset(TASK, "demo")  # 200 trajectories of 100 steps
-    assert np.array_equal(evenly(dataset, 10**6).arrays["rewards"], dataset.arrays["rewards"])
-    few = evenly(dataset, 450)
-    assert few.trajectories.lengths.tolist() == [100] * 4
-    starts = [100 * index for index in (0, 66, 133, 199)]
-    assert few.arrays["rewards"][::100].tolist() == dataset.arrays["rewards"][starts].tolist()
-    assert len(evenly(dataset, 50)) == 100  # at least one, and whole
+def test_of_too_many_steps_some_at_even_distances_are_looked_at() -> None:
+    assert evenly(5, 10).tolist() == [0, 1, 2, 3, 4]
+    assert evenly(101, 5).tolist() == [0, 25, 50, 75, 100]
+    assert len(set(evenly(7001, 5000).tolist())) == 5000
 
 
-def test_a_batch_holds_every_step_once_in_memory_that_replicas_share() -> None:
+def test_a_batch_holds_steps_in_memory_that_replicas_share(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = registry.load("lspc")
     dataset = load_dataset(TASK, "demo").split(0.1, 0)[1]
-    batch = held_out_batch(kind, kind.Hyperparameters(), dataset, 3)
-    for name, values in batch.items():
-        assert torch.equal(values[2], torch.as_tensor(dataset.column(name)))
-        assert values.stride(0) == 0
-    assert {"rewards", "costs", "done", "safe"} <= set(batch)
+    config = kind.Hyperparameters.model_validate({"gamma": 0.5})
+    for most, rows in ((5000, np.arange(2000)), (3, np.array([0, 1000, 1999]))):  # of 2000 steps
+        monkeypatch.setattr(diagnostics, "MOST_STEPS", most)
+        batch = held_out_batch(kind, config, dataset, 3)
+        assert all(values.stride(0) == 0 and len(values) == 3 for values in batch.values())
+        for name in ("observations", "rewards", "done", "safe"):
+            assert np.array_equal(batch[name][2].numpy(), dataset.column(name)[rows])
+        for name in ("rewards", "costs"):
+            # Of whole trajectories, whichever steps are looked at.
+            expected = dataset.trajectories.to_go(dataset.arrays[name], 0.5)[rows].astype(np.float32)
+            assert np.array_equal(batch[f"discounted_{name}_to_go"][1].numpy(), expected)
+
+
+def test_a_batch_of_windows_holds_every_step_once_or_windows_at_even_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = registry.load("cdt")
+    config = kind.Hyperparameters.model_validate(SMALL["cdt"])  # windows of 3 steps, trajectories of 100
+    dataset = load_dataset(TASK, "demo").split(0.1, 0)[1]
+    batch = held_out_batch(kind, config, dataset, 2)
+    mask = batch["mask"][1].bool()
+    assert batch["mask"].shape == (2, 20 * 34, 3)
+    for name in ("actions", "costs_to_go"):
+        assert np.array_equal(batch[name][1][mask].numpy(), dataset.column(name))
+    monkeypatch.setattr(diagnostics, "MOST_STEPS", 7)
+    few = held_out_batch(kind, config, dataset, 2)
+    assert torch.equal(few["actions"], batch["actions"][:, [0, 340, 679]])
 
 
 class Told(Policy):

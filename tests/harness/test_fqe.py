@@ -21,7 +21,7 @@ from harness.tasks import find_task
 STATES = 3
 GAMMA = 0.8
 LEFT, RIGHT = -1.0, 1.0
-SETTINGS = FQE(steps=1500, batch_size=64, hidden_sizes=(16,), learning_rate=0.01, gamma=GAMMA, polyak=0.2)
+SETTINGS = FQE(steps=600, batch_size=32, hidden_sizes=(16,), learning_rate=0.01, gamma=GAMMA, polyak=0.2)
 
 
 class Table(Policy):
@@ -42,6 +42,13 @@ class Told(Table):
     def reset(self, seeds: Sequence[int], cost_limit: float | None) -> None:
         super().reset(seeds, cost_limit)
         self.rightward = torch.full((STATES,), float(cost_limit == 0))
+
+
+class Far(Table):
+    """Where no data is."""
+
+    def act(self, observations: Tensor) -> Tensor:
+        return torch.full((len(observations), 1), 50.0)
 
 
 class Historian(Table):
@@ -121,6 +128,13 @@ def test_a_linear_q_finds_a_linear_value() -> None:
 
 def linear(**changes: int) -> FQE:
     return SETTINGS.model_copy(update={"hidden_sizes": (), **changes})
+
+
+def test_no_value_is_beyond_what_the_data_allows(dataset: Dataset) -> None:
+    """A line through the actions logged promises 25 times their difference, and bootstrapping multiplies it."""
+    (estimate,) = fitted(dataset, Candidate(Far(0, 0, 0), Replica(0)), settings=linear(steps=300))
+    for value, signal in zip(dataclasses.astuple(estimate), ("rewards", "costs"), strict=True):
+        assert 0 <= value <= dataset.arrays[signal].max() / (1 - GAMMA), signal
 
 
 def test_a_timeout_is_gone_through_and_a_terminal_is_not(dataset: Dataset) -> None:

@@ -19,7 +19,7 @@ from harness import registry
 from harness.data.filters import Filters
 from harness.errors import UserError
 from harness.plan import Cell, CellData, Plan, make_jobs, make_plan, require_inputs
-from harness.suite import Evaluation, SuiteFile, builtin_suites, read_suite
+from harness.suite import FQE, Evaluation, SuiteFile, builtin_suites, read_suite
 from harness.tasks import FAMILIES, all_tasks, find_task
 
 WriteSuite = Callable[[str], Path]
@@ -132,7 +132,13 @@ CELLS = st.builds(
     cost_limit=st.none() | st.floats(0, 1e6),
     evaluation_limits=st.lists(st.floats(0, 1e6), max_size=3).map(tuple),
     told_limit=st.booleans(),
-    evaluation=st.builds(Evaluation, every=st.none() | st.integers(1), episodes=st.integers(1), final=st.integers(1)),
+    evaluation=st.builds(
+        Evaluation,
+        every=st.none() | st.integers(1),
+        episodes=st.integers(1),
+        final=st.integers(1),
+        fqe=st.none() | st.builds(FQE, steps=st.integers(1, 3) | st.just(2000)),
+    ),
     own_task=st.none() | st.just(replace(find_task("BallRun"), id="Mine", family="own", environment="Mine-v0")),
     data=st.builds(
         CellData,
@@ -221,6 +227,75 @@ def refusal(make: Callable[[], object]) -> str:
 def test_the_same_experiment_under_two_labels_is_refused(plan: Callable[..., Plan], tmp_path: Path) -> None:
     found = refusal(lambda: plan("  bc:\n  again:\n    algorithm: bc\n    hyperparameters: {mode: all}"))
     assert found == f"{tmp_path}/suite.yaml:6: 'again' and 'bc' are the same experiment"
+
+
+# The data's grid
+
+GRID = "tasks: [BallRun]\ndata:\n  source: demo\n  grid:\n    share: [1.0, 0.5]\n    noise: [null, 0.1]"
+
+
+def test_every_combination_of_the_datas_grid_is_run(plan: Callable[..., Plan]) -> None:
+    found = plan("  bc:\n  lspc:", GRID)
+    assert [(planned.label, planned.cell.seed, planned.cell.data.filters) for planned in found.cells] == [
+        (f"{label} share={share} noise={noise}", seed, Filters(share=share, noise=noise))
+        for label in ("bc", "lspc")
+        for share, noise in product((1.0, 0.5), (None, 0.1))
+        for seed in (0, 1)
+    ]
+    assert [data.filters for data in found.data["OfflineBallRun-v0"]] == [
+        Filters(share=share, noise=noise) for share, noise in product((1.0, 0.5), (None, 0.1))
+    ]
+    assert len(make_jobs(planned.cell for planned in found.cells)) == 8
+    without = plan("  bc:", "tasks: [BallRun]\ndata: {source: demo, target_cost: 20}")
+    assert [one.cell.hash for one in without.cells] == [one.cell.hash for one in found.cells[:2]]
+
+
+def test_rows_name_the_point_of_the_datas_grid(plan: Callable[..., Plan]) -> None:
+    more = "tasks: [BallRun]\ndata: {source: demo, grid: {share: [0.5]}}"
+    assert rows(plan("  lspc:", more)) == {"lspc-s [share=0.5]", "lspc-o [share=0.5]"}
+    found = plan("  bc:\n  again: {algorithm: bc, grid: {batch_size: [1, 2]}}", more)
+    assert rows(found) == {
+        "bc-all [bc share=0.5]",
+        "bc-all [again batch_size=1 share=0.5]",
+        "bc-all [again batch_size=2 share=0.5]",
+    }
+
+
+@pytest.mark.parametrize("override", ["data.share=0.7", "data.grid.share=[0.7]"])
+def test_what_is_typed_wins_over_the_datas_grid(plan: Callable[..., Plan], override: str) -> None:
+    found = plan("  bc:", GRID, (override,))
+    assert [data.filters.share for data in found.data["OfflineBallRun-v0"]] == [0.7, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("share:", "shaer:", 7, "the data's grid has no 'shaer'. Did you mean 'share'? Known here: density, "),
+        ("share:", "source:", 7, "the data's grid has no 'source'"),
+        (
+            "noise: [null, 0.1]",
+            "noise: [null, -0.1]",
+            8,
+            "data at share=1.0 noise=-0.1: Input should be greater than 0",
+        ),
+        ("noise: [null, 0.1]", "noise: [true]", 8, "data at share=1.0 noise=True: must not be true or false"),
+        (
+            "noise: [null, 0.1]",
+            "safe_share: [0.5]",
+            8,
+            "data at share=1.0 safe_share=0.5: safe_share wants target_cost",
+        ),
+        ("share: [1.0, 0.5]", "density: [0.3]", 7, "DSRL has no grid that leaves 0.3 of BallRun's trajectories"),
+        ("share: [1.0, 0.5]", "share: []", 7, "data.grid.share: must not be empty"),
+        ("share: [1.0, 0.5]", "share: 0.5", 7, "data.grid.share: Input should be a valid list"),
+    ],
+)
+def test_a_mistake_in_the_datas_grid_is_told_with_its_line(
+    plan: Callable[..., Plan], tmp_path: Path, old: str, new: str, line: int, message: str
+) -> None:
+    assert old in GRID
+    found = refusal(lambda: plan("  bc:", GRID.replace(old, new)))
+    assert found.startswith(f"{tmp_path}/suite.yaml:{line}: {message}"), found
 
 
 # Jobs
@@ -356,7 +431,7 @@ def test_every_built_in_suite_can_be_planned(builtin: dict[str, Plan]) -> None:
 
 def test_dsrl_is_the_full_protocol(builtin: dict[str, Plan]) -> None:
     plan = builtin["dsrl"]
-    assert {data.describe() for data in plan.data.values()} == {"DSRL"}
+    assert {data.describe() for used in plan.data.values() for data in used} == {"DSRL"}
     per_task: dict[str, set[float]] = {}
     for planned in plan.cells:
         per_task.setdefault(planned.cell.task, set()).update(planned.cell.evaluation_limits)
@@ -441,12 +516,12 @@ def test_an_own_task_is_planned_as_the_file_says(own: Callable[..., SuiteFile]) 
     plan = make_plan(file)
     require_inputs(file, plan)
     assert list(plan.tasks) == ["OfflineBallRun-v0", "Reach"]  # behind DSRL's
-    task, data = plan.tasks["Reach"], plan.data["Reach"]
+    task, (data,) = plan.tasks["Reach"], plan.data["Reach"]
     assert (task.family, task.observation_size, task.action_size, task.max_episode_steps) == ("own", 2, 2, 20)
     assert (task.cost_limits, task.min_episode_reward, task.max_episode_reward) == ((2, 4), -10, 0)
     assert data.describe() == "own file reach.hdf5, filtered: noise 0.1, seed 1234"
     assert data.load(task)[0].task == task
-    assert plan.data["OfflineBallRun-v0"].describe() == "demo data, filtered: noise 0.1, seed 1234"
+    assert plan.data["OfflineBallRun-v0"][0].describe() == "demo data, not DSRL, filtered: noise 0.1, seed 1234"
     again = Plan.model_validate_json(plan.model_dump_json())
     assert again == plan
     assert [one.cell.hash for one in again.cells] == [one.cell.hash for one in plan.cells]
@@ -467,9 +542,10 @@ def test_an_own_file_takes_the_place_of_dsrls(own: Callable[..., SuiteFile]) -> 
     file = own(base.replace("mine.hdf5", "reach.hdf5"))
     plan = make_plan(file)
     require_inputs(file, plan)
-    (path,) = {data.file for data in plan.data.values()}
+    (data,) = plan.data["OfflineBallRun-v0"]
+    path = data.file
     with pytest.raises(UserError, match=r"observations has shape \(.*, BallRun wants"):
-        plan.data["OfflineBallRun-v0"].load(plan.tasks["OfflineBallRun-v0"])
+        data.load(plan.tasks["OfflineBallRun-v0"])
     # Another content is another experiment; another place is not.
     assert path is not None
     before = {planned.cell.hash for planned in plan.cells}
@@ -479,7 +555,7 @@ def test_an_own_file_takes_the_place_of_dsrls(own: Callable[..., SuiteFile]) -> 
 
 def test_a_file_that_changes_under_a_plan_is_refused(own: Callable[..., SuiteFile]) -> None:
     plan = make_plan(own())
-    data, task = plan.data["Reach"], plan.tasks["Reach"]
+    (data,), task = plan.data["Reach"], plan.tasks["Reach"]
     assert data.file is not None
     Path(data.file).write_bytes(Path(data.file).read_bytes() + b" ")
     with pytest.raises(UserError, match=r"reach.hdf5: it has changed since the suite was planned"):
@@ -491,9 +567,9 @@ def test_a_file_that_is_typed_lies_where_one_is(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert make_plan(own()).data["Reach"].file == str(tmp_path / "reach.hdf5")
+    assert make_plan(own()).data["Reach"][0].file == str(tmp_path / "reach.hdf5")
     typed = ("data.files.Reach=../reach.hdf5",)
-    assert make_plan(own(overrides=typed)).data["Reach"].file == str(tmp_path / "here/../reach.hdf5")
+    assert make_plan(own(overrides=typed)).data["Reach"][0].file == str(tmp_path / "here/../reach.hdf5")
     with pytest.raises(UserError, match=r"--set data.files.Reach=reach.hdf5: .*there is no such file"):
         make_plan(own(overrides=("data.files.Reach=reach.hdf5",)))
 

@@ -51,7 +51,7 @@ def test_a_good_suite(write_suite: WriteSuite) -> None:
     assert suite.seeds == [3, 5]
     assert suite.algorithms["bc"].grid == {"mode": ["all", "safe"], "batch_size": [1, 2]}
     assert suite.algorithms["lspc"].tasks == {"BallRun": {"batch_size": 64, "steps": 10}}
-    assert suite.evaluation.model_dump() == {"every": None, "episodes": 10, "final": 4}
+    assert suite.evaluation.model_dump() == {"every": None, "episodes": 10, "final": 4, "fqe": None}
     assert (suite.cost_limits, suite.steps, suite.data.source) == (None, None, "dsrl")
 
 
@@ -61,6 +61,9 @@ def test_a_good_suite(write_suite: WriteSuite) -> None:
         # unknown keys, at every level
         ("seeds: [3, 5]", "seed: [3, 5]", 16, ["unknown key 'seed'", "'seeds'"]),
         ("    grid:", "    grids:", 13, ["unknown key 'algorithms.bc.grids'", "'grid'", "hyperparameters"]),
+        ("  final: 4", "  fqe: {gama: 0.9}", 18, ["unknown key 'evaluation.fqe.gama'", "'gamma'", "hidden_sizes"]),
+        ("  final: 4", "  fqe: {gamma: 1}", 18, ["evaluation.fqe.gamma: ", "less than 1", "not 1"]),
+        ("  final: 4", "  fqe: true", 18, ["evaluation.fqe: must not be true or false"]),
         ("  final: 4", "  finale: 4", 18, ["unknown key 'evaluation.finale'", "'final'", "episodes"]),
         ("seeds: [3, 5]", "data: {sorce: demo}", 16, ["unknown key 'data.sorce'", "'source'"]),
         ("  bc:\n", "  tasks:\n    algorthm: bc\n", 12, ["unknown key 'algorithms.tasks.algorthm'", "'algorithm'"]),

@@ -34,6 +34,7 @@ class Settings:
     actor_lr: float = 3e-4  # CVAE and latent safety encoder
     q_lr: float = 3e-4  # reward and cost Q critics
     v_lr: float = 3e-4  # V and Vc
+    clamped_cost_value: bool = True  # in its own loss and in the advantage, as the authors have it
 
 
 def make_mlp(inputs: int, hidden: tuple[int, int], outputs: int, dtype: torch.dtype) -> nn.Sequential:
@@ -144,11 +145,13 @@ class ReferenceLSPC:
         # 3. Vc, and the safety mask
         with torch.no_grad():
             qc = torch.clamp(torch.maximum(self.qc1_target(sa), self.qc2_target(sa)).squeeze(-1), min=0.0)
-        vc = torch.clamp(self.vc(s).squeeze(-1), min=0.0)
+        vc = self.vc(s).squeeze(-1)
+        if cfg.clamped_cost_value:
+            vc = torch.clamp(vc, min=0.0)
         cost_adv = -(qc - vc)
         vc_loss = expectile_loss(cost_adv, cfg.expectile)
         minimise(vc_loss, self.vc_optimizer)
-        mask = ((vc.detach() < cfg.safety_threshold) & (qc < cfg.safety_threshold)).to(qc.dtype)
+        mask = ((torch.clamp(vc.detach(), min=0.0) < cfg.safety_threshold) & (qc < cfg.safety_threshold)).to(qc.dtype)
 
         # 4. Qc, then its targets
         qc_goal = c + cfg.gamma * (1.0 - done) * next_vc

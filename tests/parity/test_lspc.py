@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
@@ -85,11 +86,18 @@ def random_batch(generator: torch.Generator) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.parametrize("gradient", ["published", "live"])
 @pytest.mark.parametrize("threshold", [999.0, 0.05])
-def test_fifty_steps_agree_with_the_reference(threshold: float) -> None:
+def test_fifty_steps_agree_with_the_reference(threshold: float, gradient: Literal["published", "live"]) -> None:
     task = find_task("BallRun")
     config = LSPCHyperparameters(
-        batch_size=BATCH, hidden_sizes=(32, 32), latent_dim=6, safety_threshold=threshold, max_latent=0.6, vae_clamp=0.3
+        batch_size=BATCH,
+        hidden_sizes=(32, 32),
+        latent_dim=6,
+        safety_threshold=threshold,
+        max_latent=0.6,
+        vae_clamp=0.3,
+        cost_value_gradient=gradient,
     )
     ours = LSPC(config, task, [Replica(seed) for seed in range(REPLICAS)], dtype=torch.float64)
     settings = reference.Settings(
@@ -100,6 +108,7 @@ def test_fifty_steps_agree_with_the_reference(threshold: float) -> None:
         safety_threshold=threshold,
         max_latent=0.6,
         vae_clamp=0.3,
+        clamped_cost_value=gradient == "published",
     )
     plain = [reference.ReferenceLSPC(settings, torch.float64) for _ in range(REPLICAS)]
     for replica, agent in enumerate(plain):

@@ -154,7 +154,7 @@ def test_the_densities_are_dsrls(dsrl: ModuleType) -> None:
     from dsrl.infos import DENSITY_CFG
 
     mine = {
-        f"{task.id}_density{share:g}": Filters(density=share).grid(task)
+        f"{task.id}_density{share:g}": Filters(density=share).thinning(task)
         for task in all_tasks().values()
         for share in (0.25, 0.5, 0.75)
         if f"{task.id}_density{share:g}" in DENSITY_CFG
@@ -167,7 +167,7 @@ def test_the_densities_are_dsrls(dsrl: ModuleType) -> None:
             *(theirs[key] for key in ("cbins", "rbins", "max_npb", "min_npb")),
         )
     with pytest.raises(UserError, match=r"no grid that leaves 0.5 of hardmean's trajectories \(none at all\)"):
-        Filters(density=0.5).grid(find_task("hardmean"))
+        Filters(density=0.5).thinning(find_task("hardmean"))
 
 
 def test_where_dsrl_has_bugs_the_right_trajectories_go() -> None:
@@ -209,13 +209,72 @@ def test_nothing_finished_is_nothing_to_filter() -> None:
         apply(Filters(noise=0.1), dataset)
 
 
+def kept(filters: Filters, dataset: Dataset) -> set[tuple[float, float]]:
+    """Cost and reward of the trajectories that are left; no two of :func:`make` have both alike."""
+    left = apply(filters, dataset).trajectories
+    return set(zip(left.cost_returns().tolist(), left.reward_returns().tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["share", "safe_share"])
+def test_a_smaller_share_is_part_of_a_larger_one(name: str) -> None:
+    dataset = make(0)
+    costs = dataset.trajectories.cost_returns()
+    among = costs <= (20 if name == "safe_share" else np.inf)
+    assert among.sum() > 30
+    larger = kept(Filters(**{name: 1.0}, noise=0.1), dataset)  # all of them
+    assert len(larger) == len(costs)
+    for share, count in ((0.5, round(0.5 * among.sum())), (0.1, round(0.1 * among.sum())), (1e-6, 1)):
+        left = kept(Filters(**{name: share}, target_cost=20), dataset)
+        assert left < larger
+        assert len(left) == count + (~among).sum()
+        assert left == kept(Filters(**{name: share}, target_cost=20), dataset)
+        assert left != kept(Filters(**{name: share}, target_cost=20, filter_seed=5), dataset)
+        larger = left
+    unsafe = {(cost, reward) for cost, reward in larger if cost > 20}
+    assert len(unsafe) == (~among).sum() if name == "safe_share" else len(larger) == 1
+
+
+def test_a_share_is_drawn_uniformly() -> None:
+    """Not the first ones, and not the cheap ones: over seeds every trajectory is as likely."""
+    dataset = make(0, count=40)
+    every = sorted(kept(Filters(noise=0.1), dataset))
+    counts = dict.fromkeys(every, 0)
+    for seed in range(200):
+        for trajectory in kept(Filters(share=0.25, filter_seed=seed), dataset):
+            counts[trajectory] += 1
+    assert sum(counts.values()) == 200 * 10
+    assert min(counts.values()) > 20  # of 50 expected, five standard deviations
+    assert max(counts.values()) < 81
+
+
+def test_no_safe_trajectory_may_be_left() -> None:
+    left = kept(Filters(safe_share=0, target_cost=20), make(0))
+    assert min(cost for cost, _ in left) > 20
+
+
+def test_a_share_of_no_safe_trajectory_is_refused() -> None:
+    dataset = make(0)
+    dataset.arrays["costs"] += 1
+    with pytest.raises(UserError, match="safe_share finds no trajectory within target_cost 10"):
+        apply(Filters(safe_share=0.5, target_cost=10), dataset)
+
+
+def test_scarce_data_keeps_its_order() -> None:
+    dataset = make(0)
+    filtered = apply(Filters(share=0.5, safe_share=0.5, target_cost=20), dataset)
+    rows = {row.tobytes(): index for index, row in enumerate(dataset.arrays["observations"])}
+    found = [rows[row.tobytes()] for row in filtered.arrays["observations"]]
+    assert found == sorted(found)
+    assert 0 < len(found) < len(dataset)
+
+
 def test_a_seed_says_which() -> None:
     dataset = make(0)
 
-    def kept(seed: int) -> bytes:
+    def left(seed: int) -> bytes:
         return apply(Filters(density=0.5, filter_seed=seed), dataset).arrays["rewards"].tobytes()
 
-    assert kept(1) == kept(1) != kept(2)
+    assert left(1) == left(1) != left(2)
 
 
 @pytest.mark.parametrize(

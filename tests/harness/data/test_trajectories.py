@@ -124,3 +124,16 @@ def test_a_frontier_of_one_point_is_a_reward() -> None:
 
 def test_trajectories_that_all_earn_the_same_are_all_near_the_frontier() -> None:
     assert frontier_mask(np.array([0.0, 0.0, 3.0]), np.array([0.1, 0.1, 0.1])).all()
+
+
+def test_discounted_sums_to_go_end_where_trajectories_do() -> None:
+    values = np.array([1, 2, 3, 4, 5], np.float32)
+    done = np.array([False, True, False, False, False])
+    trajectories = Trajectories.split(done, values, values)
+    # By hand, gamma = 1/2.
+    assert trajectories.to_go(values, 0.5).tolist() == [1 + 1, 2, 3 + 2 + 1.25, 4 + 2.5, 5]
+    assert trajectories.to_go(values, 0.0).tolist() == values.tolist()
+    assert np.allclose(trajectories.to_go(values, 1 - 1e-12), trajectories.to_go(values))
+    assert trajectories.to_go(values, 0.9)[trajectories.starts].tolist() == pytest.approx(
+        trajectories.reward_returns(0.9).tolist()
+    )
