@@ -36,12 +36,12 @@ def update(lspc: LSPC) -> dict[str, torch.Tensor]:
     return lspc.update(batch, {"vae": normal(2), "latent": normal(2)})
 
 
-def kill_cost_value(lspc: LSPC, replica: int) -> None:
-    """Make one replica's Vc negative in every state."""
+def fix_cost_value(lspc: LSPC, *values: float) -> None:
+    """Make each replica's Vc the same in every state."""
     with torch.no_grad():
         last = lspc.networks["vc"].layers[-1]  # type: ignore[union-attr, index]
-        last.weight[replica] = 0.0  # type: ignore[union-attr, operator, index]
-        last.bias[replica] = -1.0  # type: ignore[union-attr, operator, index]
+        last.weight.zero_()  # type: ignore[union-attr, operator]
+        last.bias.copy_(torch.tensor(values).view(-1, 1, 1))  # type: ignore[union-attr, operator]
 
 
 @pytest.mark.parametrize(("gradient", "moves"), [("published", False), ("live", True)])
@@ -49,7 +49,7 @@ def test_a_negative_cost_value_learns_only_with_a_live_gradient(
     gradient: Literal["published", "live"], moves: bool
 ) -> None:
     lspc = agent(cost_value_gradient=gradient)
-    kill_cost_value(lspc, 0)
+    fix_cost_value(lspc, -1, 1)
     bias = lspc.networks["vc"].layers[-1].bias  # type: ignore[union-attr, index]
     before = bias.detach().clone()  # type: ignore[union-attr, operator]
     metrics = update(lspc)
@@ -60,7 +60,7 @@ def test_a_negative_cost_value_learns_only_with_a_live_gradient(
 
 def test_targets_and_mask_keep_the_clamp_with_a_live_gradient() -> None:
     lspc = agent(cost_value_gradient="live", safety_threshold=0.0)
-    kill_cost_value(lspc, 0)
+    fix_cost_value(lspc, -1, 1)
     metrics = update(lspc)
     assert metrics["safety_mask"].tolist() == [0, 0]  # max(Vc, 0) < 0 holds nowhere
     assert metrics["effective_sample"].tolist() == [0, 0]

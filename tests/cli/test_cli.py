@@ -91,7 +91,8 @@ def states(results: Path) -> dict[tuple[str, int], Status]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "run", "status", "leaderboard", "algorithms", "tasks", "data", "data check", "data download"]
+    "command",
+    ["", "run", "status", "leaderboard", "archive", "algorithms", "tasks", "data", "data check", "data download"],
 )
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = (
@@ -751,3 +752,20 @@ def test_an_own_file_may_move_between_a_run_and_its_resumption(
     assert (second.exit_code, second.stdout) == (1, f"toys: 0 done, 1 failed, 1 skipped. Results: {runs}\n")
     assert "the toy policy gives up" in call("status", runs).stdout
     assert "no such file" not in call("status", runs).stdout
+
+
+def test_selection_is_told_from_what_a_run_measured(run: Callable[..., Result], runs: Path) -> None:
+    judged = "evaluation: {every: 5, episodes: 1, final: 1, fqe: {steps: 3}}\n"
+    done = run(
+        suite=TOY.replace("evaluation: {final: 1}\n", judged).replace("source: demo", "source: demo, holdout: 0.1")
+    )
+    assert done.exit_code == 0, done.output
+    page = call("leaderboard", runs, "--selection").stdout
+    for rule in ("at random", "last", "FQE", "held-out loss", "best of evaluations"):
+        assert f"| all    | {rule} " in page
+    rows = json.loads(call("leaderboard", runs, "--selection", "--format", "json").stdout)[0]["rows"]
+    assert {(row["of"], row["policy"], row["runs"]) for row in rows} == {
+        ("checkpoint", "", 2),
+        ("checkpoint", "toy", 2),
+    }
+    assert "# Selection" not in call("leaderboard", runs).stdout
