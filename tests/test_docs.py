@@ -128,6 +128,7 @@ def test_the_commands_of_the_manual_exist(line: str, tmp_path: Path, monkeypatch
         "no results folder",
         " is missing: ",
         "no such suite: 'my-suite.yaml'",
+        "suite smoke has no cell '1a2b3c4d'",
         "unknown algorithm 'my-clone'",
         "unknown algorithm 'my-plugin'",
     )

@@ -206,7 +206,7 @@ def test_published_numbers_stand_beside_ours_at_dsrls_limits(script: ModuleType,
 
 def test_claims_are_decided_by_their_intervals(script: ModuleType, results: MadeUp) -> None:
     found = {row[0]: row[1:] for row in lines(script.Evidence(results, results.plan).claims())}
-    assert {claim: (row[0], row[3]) for claim, row in found.items()} == {
+    assert {claim: (row[0], row[4]) for claim, row in found.items()} == {
         "lspc-s [lspc]: cost at most 1": ("0.20", "yes"),
         "lspc-o [lspc]: cost at most 1": ("1.60", "undecided"),
         "lspc-o [lspc] earns more than lspc-s [lspc]": ("0.30", "yes"),
@@ -216,18 +216,18 @@ def test_claims_are_decided_by_their_intervals(script: ModuleType, results: Made
         "lspc-o [lspc-other] earns more than lspc-s [lspc-other]": ("-0.30", "no"),
         "lspc-o [lspc-other] earns more than bc-safe": ("-0.10", "no"),
     }
-    assert found["lspc-o [lspc] earns more than bc-safe"][2] == "2"  # paired: seeds that both have everywhere
+    assert found["lspc-o [lspc] earns more than bc-safe"][2:4] == ["2", "2 of 2"]  # paired: seeds that both have
 
 
 def test_claims_without_results_are_not_decided(script: ModuleType, results: MadeUp) -> None:
     cells = [one for one in results.plan.cells if one.cell.seed == 0 and one.cell.algorithm == "lspc"]
     alone = MadeUp(Plan(suite="alone", description="", cells=cells))
     rows = lines(script.Evidence(alone, alone.plan).claims())
-    assert {row[4] for row in rows} == {"one seed cannot tell"}
+    assert {row[5] for row in rows} == {"one seed cannot tell"}
     assert {row[2] for row in rows} == {"-"}
     none = MadeUp(alone.plan)
     none.status = lambda cell: Status("missing")  # type: ignore[method-assign]
-    assert {row[4] for row in lines(script.Evidence(none, none.plan).claims())} == {"not run"}
+    assert {row[5] for row in lines(script.Evidence(none, none.plan).claims())} == {"not run"}
 
 
 def test_learning_curves_are_means_over_seeds(results: MadeUp) -> None:
