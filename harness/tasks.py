@@ -54,11 +54,6 @@ class Task:
         """The middle one of its cost limits, of an even number the upper one."""
         return sorted(self.cost_limits)[len(self.cost_limits) // 2]
 
-    @property
-    def dataset_trajectories(self) -> int:
-        """How many trajectories DSRL's file holds: the last number of its name."""
-        return int(self.dataset_file.removesuffix(".hdf5").rpartition("-")[2])
-
     def normalize_reward(self, episode_return: Values) -> Values:
         """(R - min) / (max - min), as ``OfflineEnv.get_normalized_score`` of DSRL has it; not clipped."""
         span = self.max_episode_reward - self.min_episode_reward

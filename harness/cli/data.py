@@ -14,7 +14,6 @@ from harness.cli.download import download
 
 if TYPE_CHECKING:
     from harness.data.dataset import FoundSource
-    from harness.data.trajectories import Trajectories
     from harness.tasks import Task
 
 
@@ -219,10 +218,7 @@ def check(ctx: click.Context, patterns: tuple[str, ...], source: FoundSource, pa
     "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Save the scatter, e.g. as PNG."
 )
 def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[str, ...], plot: Path | None) -> None:
-    """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter.
-
-    Beside data that is not DSRL's stands what is published of DSRL's file.
-    """
+    """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter."""
     from harness.data.dataset import load_dataset
     from harness.data.filters import Filters, apply
     from harness.errors import UserError
@@ -234,8 +230,7 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
     filters = parse_settings(Filters, settings, "--filter", "filter")
     dataset = apply(filters, load_dataset(found, "own" if path else source, path))
     costs, returns = dataset.trajectories.cost_returns(), dataset.trajectories.reward_returns()
-    label = _label(dataset.path)
-    name = f"{found.name} ({label})"
+    name = f"{found.name} ({_label(dataset.path)})"
     name += f", filtered: {filters.describe()}" if filters.active else ""
     limits = ", ".join(f"{(costs <= limit).mean():.1%} within {limit:g}" for limit in found.cost_limits)
     both = int((dataset.arrays["terminals"] & dataset.arrays["timeouts"]).sum())
@@ -252,8 +247,6 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
         "cost return": costs,
     }
     click.echo(_quantiles(columns) + "\n")
-    if label != "DSRL":
-        click.echo(_beside_dsrl(found, dataset.trajectories) + "\n")
     click.echo(text_scatter(costs, returns, found.cost_limits))
     for warning in dataset.warnings:
         click.echo(f"note: {warning}")
@@ -276,26 +269,6 @@ def _label(path: Path) -> str:
     with h5py.File(path) as file:
         said = manifest.get("label") or file.attrs.get("label")
     return said or ("DSRL" if path.parent == data_folder() else "own file")
-
-
-def _beside_dsrl(task: Task, held: Trajectories) -> str:
-    """A file's extent beside that of DSRL's for the task, as DSRL publishes it."""
-    from harness.report.tables import text_table
-
-    def extent(low: float, high: float) -> str:
-        return f"{low:.4g} to {high:.4g}"
-
-    costs, returns = held.cost_returns(), held.reward_returns()
-    rows = [
-        ["trajectories", f"{len(held)}", f"{task.dataset_trajectories}"],
-        [
-            "reward returns",
-            extent(returns.min(), returns.max()),
-            extent(task.min_episode_reward, task.max_episode_reward),
-        ],
-        ["cost returns", extent(costs.min(), costs.max()), extent(task.min_episode_cost, task.max_episode_cost)],
-    ]
-    return text_table(["", "here", "DSRL's file"], rows)
 
 
 def _quantiles(columns: dict[str, Any]) -> str:

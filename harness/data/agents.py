@@ -337,10 +337,11 @@ def collect_agents(
         RuntimeError: a process was killed.
     """
     recipe = recipe or Recipe.default(task)
-    if not recipe.targets or not all(target > 0 for target in recipe.targets):
-        raise UserError(f"agents need costs above 0 as targets, not {', '.join(map(str, recipe.targets)) or 'none'}.")
-    if min(recipe.steps, trajectories, bins, jobs) < 1 or recipe.seed < 0:
-        raise UserError("steps, trajectories, bins and jobs must be at least 1, and the seed not negative.")
+    positive = bool(recipe.targets) and all(target > 0 for target in recipe.targets)
+    if not positive or recipe.steps < 1 or recipe.seed < 0:
+        raise UserError(f"agents need positive targets and steps and a seed of at least 0, not {recipe}")
+    if min(trajectories, bins, jobs) < 1:
+        raise UserError("trajectories, bins and jobs must be at least 1.")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the file to write.")
     pool = path.with_name(f".{path.name}.pool")
@@ -396,6 +397,7 @@ def _command(task: Task, recipe: Recipe, trajectories: int, bins: int) -> str:
     """What makes the same file."""
     usual = Recipe.default(task)
     command = f"lspc-bench data collect {task.name} --agents"
+    command += " --suite SUITE" if task.family == "own" else ""
     if recipe.targets != usual.targets:
         command += f" --targets {','.join('none' if one == FREE else f'{one:g}' for one in recipe.targets)}"
     command += f" --steps {recipe.steps}" if recipe.steps != usual.steps else ""
