@@ -12,7 +12,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -424,9 +424,11 @@ def _fill(
     context = multiprocessing.get_context("spawn")
     made = context.Value("q", (len(names) - len(missing)) * recipe.steps)
     total = len(names) * recipe.steps
-    workers = ProcessPool(min(jobs, len(missing)), 1, initializer=_start, initargs=(made,), context=context)
+    workers: Any = ProcessPool(min(jobs, len(missing)), 1, initializer=_start, initargs=(made,), context=context)
     try:
-        waiting = {workers.schedule(_make, args=(task, recipe, index, names[index])) for index in missing}
+        waiting: set[Future[None]] = {
+            workers.schedule(_make, args=(task, recipe, index, names[index])) for index in missing
+        }
         while waiting:
             done, waiting = wait(waiting, timeout=0.2, return_when="FIRST_COMPLETED")
             for future in done:
