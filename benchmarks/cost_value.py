@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,18 +89,24 @@ def main() -> None:
                 print(row, flush=True)
                 if options.output:
                     write_json(options.output, rows)
-    header = ["task", "networks", "batch", "gradient", *(f"after {step:,}" for step in after)]
-    table = [
+    print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """For people: in how many of the seeds Vc is 0 everywhere."""
+    steps = sorted({int(step) for row in rows for step in row["dead"]})
+    header = ["task", "networks", "batch", "gradient", *(f"after {step:,}" for step in steps)]
+    cells = [
         [
             row["task"],
             f"{row['width']}-{row['width']}",
             str(row["batch_size"]),
             row["gradient"],
-            *(f"{row['dead'][str(step)]} of {row['seeds']}" if str(step) in row["dead"] else "-" for step in after),
+            *(f"{row['dead'][str(step)]} of {row['seeds']}" if str(step) in row["dead"] else "-" for step in steps),
         ]
         for row in rows
     ]
-    print(markdown_table(header, table))
+    return markdown_table(header, cells)
 
 
 if __name__ == "__main__":

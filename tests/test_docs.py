@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -134,3 +136,15 @@ def test_the_commands_of_the_manual_exist(line: str, tmp_path: Path, monkeypatch
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
         assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_table_of_dead_cost_values_is_the_measured_one() -> None:
+    """If not: paste what benchmarks/cost_value.py prints for results/cost_value.json."""
+    specification = importlib.util.spec_from_file_location("cost_value", ROOT / "benchmarks" / "cost_value.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    rows = json.loads((ROOT / "results" / "cost_value.json").read_text())
+    page = (ROOT / "docs" / "algorithms" / "lspc.md").read_text()
+    assert module.table(rows) in page.partition("<!-- cost value -->")[2].partition("<!-- end -->")[0]

@@ -13,6 +13,9 @@ import click
 from harness.cli.download import download
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from harness.data.dataset import FoundSource
     from harness.tasks import Task
 
@@ -218,7 +221,10 @@ def check(ctx: click.Context, patterns: tuple[str, ...], source: FoundSource, pa
     "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Save the scatter, e.g. as PNG."
 )
 def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[str, ...], plot: Path | None) -> None:
-    """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter."""
+    """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter.
+
+    Data that is not DSRL's stands beside what is published of DSRL's file.
+    """
     from harness.data.dataset import load_dataset
     from harness.data.filters import Filters, apply
     from harness.errors import UserError
@@ -247,6 +253,8 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
         "cost return": costs,
     }
     click.echo(_quantiles(columns) + "\n")
+    if _label(dataset.path) != "DSRL":
+        click.echo(_beside_dsrl(found, costs, returns) + "\n")
     click.echo(text_scatter(costs, returns, found.cost_limits))
     for warning in dataset.warnings:
         click.echo(f"note: {warning}")
@@ -269,6 +277,21 @@ def _label(path: Path) -> str:
     with h5py.File(path) as file:
         said = manifest.get("label") or file.attrs.get("label")
     return said or ("DSRL" if path.parent == data_folder() else "own file")
+
+
+def _beside_dsrl(task: Task, costs: NDArray[np.float64], returns: NDArray[np.float64]) -> str:
+    """What is published of DSRL's file of the task, and the same of other trajectories."""
+    from harness.report.tables import text_table
+
+    count = task.dataset_file.removesuffix(".hdf5").rpartition("-")[2]
+    rows = [
+        ["trajectories", str(len(costs)), count],
+        ["least reward return", f"{returns.min():.4g}", f"{task.min_episode_reward:.4g}"],
+        ["greatest reward return", f"{returns.max():.4g}", f"{task.max_episode_reward:.4g}"],
+        ["greatest cost return", f"{costs.max():.4g}", f"{task.max_episode_cost:.4g}"],
+    ]
+    more = "Not known here of DSRL's: quantiles, means, the share within each limit."
+    return f"{text_table(['', 'this data', 'DSRL'], rows)}\n{more}"
 
 
 def _quantiles(columns: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pebble import ProcessExpired, ProcessPool
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -337,11 +338,10 @@ def collect_agents(
         RuntimeError: a process was killed.
     """
     recipe = recipe or Recipe.default(task)
-    positive = bool(recipe.targets) and all(target > 0 for target in recipe.targets)
-    if not positive or recipe.steps < 1 or recipe.seed < 0:
+    if not recipe.targets or not all(target > 0 for target in recipe.targets) or recipe.steps < 1 or recipe.seed < 0:
         raise UserError(f"agents need positive targets and steps and a seed of at least 0, not {recipe}")
     if min(trajectories, bins, jobs) < 1:
-        raise UserError("trajectories, bins and jobs must be at least 1.")
+        raise UserError(f"trajectories, bins and jobs are at least 1, not {trajectories}, {bins} and {jobs}")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the file to write.")
     pool = path.with_name(f".{path.name}.pool")
@@ -419,8 +419,6 @@ def _fill(
     missing = [index for index, name in enumerate(names) if not name.exists()]
     if not missing:
         return
-    from pebble import ProcessExpired, ProcessPool
-
     context = multiprocessing.get_context("spawn")
     made = context.Value("q", (len(names) - len(missing)) * recipe.steps)
     total = len(names) * recipe.steps

@@ -439,14 +439,14 @@ def test_status_counts_what_is_missing(finished: Path, tmp_path: Path) -> None:
 def test_the_leaderboard_in_every_format(finished: Path, tmp_path: Path) -> None:
     texts = {name: call("leaderboard", finished, "--format", name).stdout for name in ("markdown", "csv", "json")}
     assert call("leaderboard", finished).stdout == texts["markdown"]
-    assert "demo data" in texts["markdown"]
+    assert "demo data, not DSRL" in texts["markdown"]
     rows = list(csv.DictReader(texts["csv"].splitlines()))
     policies = {"lspc-s", "lspc-o", "bc-all", "bc-safe"}
     for task in ("", "OfflineBallRun-v0"):
         mine = [row for row in rows if row["task"] == task]
         assert {row["policy"] for row in mine} == policies
         assert [row["rank"] for row in mine] == ["1", "2", "3", "4"]
-        assert {(row["data"], row["runs"], row["planned_runs"]) for row in mine} == {("demo data", "4", "4")}
+        assert {(row["data"], row["runs"], row["planned_runs"]) for row in mine} == {("demo data, not DSRL", "4", "4")}
     (board,) = json.loads(texts["json"])
     assert [row["policy"] for row in board["rows"]] == [row["policy"] for row in rows]
     for policy in policies:
@@ -583,7 +583,9 @@ def test_the_data_that_ships_is_good() -> None:
         done = call("data", "check", task, "--source", "demo")
         assert (done.exit_code, done.stdout.startswith(f"{task}: good, ")) == (0, True)
         described = call("data", "describe", task, "--source", "demo")
-        assert described.stdout.startswith(f"{task} (demo data, not DSRL): {dataset_path(find_task(task), 'demo')}\n")
+        assert described.stdout.startswith(
+            f"{task} (agent-collected data, not DSRL): {dataset_path(find_task(task), 'demo')}\n"
+        )
 
 
 def test_checking_many_tells_all_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -606,8 +608,8 @@ def test_a_dataset_is_drawn_and_filtered(tmp_path: Path) -> None:
     assert filtered.exit_code == 0, filtered.output
     assert "filtered: density_grid" in filtered.stdout.splitlines()[0]
     counts = [int(one.stdout.partition(" trajectories")[0].rsplit("\n", 1)[1]) for one in (plain, filtered)]
-    assert counts[0] == 150
-    assert 10 < counts[1] < 100
+    assert counts[0] == 200
+    assert 10 < counts[1] < 180
 
 
 @pytest.mark.parametrize(
@@ -674,7 +676,10 @@ def test_every_family_from_data_to_film(tmp_path: Path, monkeypatch: pytest.Monk
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("all-families: 12 done, 0 failed, 0 skipped.")
     board = call("leaderboard", tmp_path / "runs").stdout
-    assert all(f"## {task} (demo data)" in board for task in ("BallRun", "PointGoal1", "SwimmerVelocity", "easysparse"))
+    assert all(
+        f"## {task} (demo data, not DSRL)" in board
+        for task in ("BallRun", "PointGoal1", "SwimmerVelocity", "easysparse")
+    )
     film = call(
         *("render", tmp_path / "runs", "--task", "easysparse", "--policy", "lspc-o", "--every", 100),
         *("--output", tmp_path / "film.gif"),
