@@ -91,7 +91,8 @@ def states(results: Path) -> dict[tuple[str, int], Status]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "run", "status", "leaderboard", "algorithms", "tasks", "data", "data check", "data download"]
+    "command",
+    ["", "run", "status", "leaderboard", "archive", "algorithms", "tasks", "data", "data check", "data download"],
 )
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = (
