@@ -22,8 +22,8 @@ from harness.tasks import find_task
 
 WriteSuite = Callable[[str], Path]
 
-TINY = ("--agents", "--steps", 200, "--targets", "5,none", "--trajectories", 6, "--jobs", 1)
-"""One update of two agents."""
+TINY = ("--agents", "--steps", 200, "--targets", "5", "--trajectories", 4, "--jobs", 1)
+"""One update of one agent."""
 
 
 def call(*arguments: object) -> Result:
@@ -63,9 +63,9 @@ def test_every_family_from_agents_to_the_leaderboard(
     )
     done = call("data", "collect", name, *TINY)
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith(f"Wrote {path} (agent-collected data, not DSRL): 6 trajectories, ")
+    assert done.stdout.startswith(f"Wrote {path} (agent-collected data, not DSRL): 4 trajectories, ")
     manifest = json.loads(Path(f"{path}.json").read_text())
-    assert manifest["pool"] == 2 * together(task)
+    assert manifest["pool"] == together(task)
     checked = call("data", "check", name, "--source", "agents")
     assert checked.stdout.startswith(f"{name}: good, {manifest['transitions']} transitions, ")
     run = call("run", suite, "--results", runs, "--workers", 0, "--device", "cpu")
@@ -100,7 +100,7 @@ def test_an_own_task_from_agents_to_the_leaderboard(plugins: Path, tmp_path: Pat
     done = call("data", "collect", "Reach", "--suite", suite, *TINY)
     assert done.exit_code == 0, done.output
     path = tmp_path / "made" / "reach.hdf5"
-    assert done.stdout.startswith(f"Wrote {path} (agent-collected data, not DSRL): 6 trajectories, 120 transitions, ")
+    assert done.stdout.startswith(f"Wrote {path} (agent-collected data, not DSRL): 4 trajectories, 80 transitions, ")
     run = call("run", suite, "--results", runs, "--workers", 0, "--device", "cpu")
     assert run.exit_code == 0, run.output
     assert "## Reach (own file reach.hdf5)" in call("leaderboard", runs).stdout
@@ -177,7 +177,7 @@ def test_an_interrupted_command_goes_on(folder: Path) -> None:
     """With the agents that were not finished; the file is that of a command that was not interrupted."""
     path = folder / "OfflineBallRun-v0.hdf5"
     pool = folder / ".OfflineBallRun-v0.hdf5.pool"
-    options = ["BallRun", "--agents", "--steps", "2001", "--targets", "5,none", "--trajectories", "6", "--jobs", "1"]
+    options = ["BallRun", "--agents", "--steps", "200", "--targets", "5,none", "--trajectories", "6", "--jobs", "1"]
     command = [sys.executable, "-c", "from harness.cli import main; main()", "data", "collect", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
