@@ -43,7 +43,9 @@ class Evidence:
         self.board: Leaderboard = make_leaderboard(results, plan)
         episodes = final_episodes(results, plan)
         judged = zip(episodes["task"], episodes["limit"], strict=True)
-        self.episodes = episodes[[limit in plan.tasks[task].cost_limits for task, limit in judged]]
+        self.episodes = episodes[
+            np.array([limit in plan.tasks[task].cost_limits for task, limit in judged], dtype=bool)
+        ]
         """Those at the limits of DSRL's protocol, for what is set beside published numbers."""
         self.done = [planned for planned in plan.cells if results.status(planned.cell).state == "done"]
 
