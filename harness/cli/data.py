@@ -51,7 +51,9 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--episodes", type=click.IntRange(min=1), help="Scripted: how many.  [default: the task's own number]")
 @click.option("--agents", is_flag=True, help="Train agents online, and keep what they did, as DSRL made its data.")
 @click.option("--targets", metavar="COST,...", help="Agents: the episode cost of each, or none.  [default: seven]")
-@click.option("--steps", type=click.IntRange(min=1), help="Agents: environment steps of each.  [default: 120000]")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Agents: environment steps of each.  [default: 120000, or 300 episodes]"
+)
 @click.option("--trajectories", type=click.IntRange(min=1), help="Agents: how many to keep.  [default: 900]")
 @click.option("--bins", type=click.IntRange(min=1), help="Agents: of the grid that thins, each way.  [default: 30]")
 @click.option("--jobs", type=click.IntRange(min=1), help="Agents: processes.  [default: one a core]")
@@ -64,7 +66,7 @@ def collect(patterns: tuple[str, ...], output: Path | None, seed: int, episodes:
 
     Scripted behaviours, from timid to reckless, are quick. With --agents, agents are trained online (PPO with a
     Lagrange multiplier) under several cost targets, and a grid over cost and return thins what they did: minutes to
-    hours a task. An interrupted command goes on with the agents that are not finished.
+    hours a task. The same command again goes on with the agents that an interrupted one has not finished.
 
     A pattern for several tasks means, without --agents, those among them that have a script and whose demo data
     neither ships nor is there already; with it, those whose data is not there already.
@@ -265,12 +267,16 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
 
 
 def _label(path: Path) -> str:
-    """Whose data a file holds, as far as its manifest says."""
+    """Whose data a file holds, as far as its manifest, or the file itself, says."""
+    import h5py
+
     from harness.data.dataset import data_folder
     from harness.data.manifest import read
 
     manifest = read(path) or {}
-    return manifest.get("label") or ("DSRL" if path.parent == data_folder() else "own file")
+    with h5py.File(path) as file:
+        said = manifest.get("label") or file.attrs.get("label")
+    return said or ("DSRL" if path.parent == data_folder() else "own file")
 
 
 def _beside_dsrl(task: Task, costs: NDArray[np.float64], returns: NDArray[np.float64]) -> str:

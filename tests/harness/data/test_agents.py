@@ -16,7 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.data import agents as module
-from harness.data.agents import FREE, LABEL, Learner, Recipe, Scale, advantages, choose, collect_agents, train_agent
+from harness.data.agents import (
+    FREE,
+    LABEL,
+    Learner,
+    Recipe,
+    Scale,
+    _gather,
+    _sums,
+    advantages,
+    choose,
+    collect_agents,
+    train_agent,
+)
 from harness.data.collect import Arrays, Manifest
 from harness.data.dataset import KEYS, load_dataset
 from harness.errors import UserError
@@ -69,29 +81,24 @@ def own(environment: str, size: int, steps: int) -> Task:
 class Here:
     """Stands in for the processes: the same work, in this one."""
 
-    def __init__(self, workers: int, context: Any, initializer: Any, arguments: tuple[Any, ...]) -> None:
-        (module._made,) = arguments
-        self._processes: dict[int, Any] = {}
+    def __init__(self, *_: Any, initargs: tuple[Any, ...], **__: Any) -> None:
+        (module._made,) = initargs
 
-    def submit(self, function: Any, *arguments: Any) -> Future[None]:
+    def schedule(self, function: Any, args: tuple[Any, ...]) -> Future[None]:
         future: Future[None] = Future()
-        future.set_result(function(*arguments))
+        future.set_result(function(*args))
         return future
 
-    def __enter__(self) -> Here:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         pass
 
-    def shutdown(self, **_: Any) -> None:
-        pass
+    stop = join = close
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_made", None)
-    monkeypatch.setattr(module, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(module, "ProcessPool", Here)
 
 
 def total(episode: Arrays, key: str) -> float:
@@ -144,7 +151,10 @@ def test_defaults_follow_the_tasks_limits() -> None:
     twice = replace(find_task("BallRun"), cost_limits=(20, 40, 80))
     assert Recipe.default(twice).targets == (4, 16, 30, 50, 80, 120, FREE)
     assert find_task("PointGoal1").cost_limits == (20, 40, 80)
-    assert Recipe.default(find_task("PointGoal1")) == Recipe.default(twice)
+    # And agents that see few episodes in so many steps are given more.
+    assert Recipe.default(find_task("PointGoal1")) == replace(Recipe.default(twice), steps=300_000)
+    # No share of a limit of 0 is a target.
+    assert Recipe.default(replace(twice, cost_limits=(0.0,))) == Recipe.default(find_task("BallRun"))
 
 
 def episode(cost: float) -> Arrays:
@@ -248,6 +258,26 @@ def test_the_crowded_make_room_for_the_rare() -> None:
     assert (choose(costs, returns, 110, bins=1, seed=0) != choose(costs, returns, 110, bins=1, seed=1)).any()
 
 
+def test_what_is_kept_is_gathered_from_all_agents(tmp_path: Path) -> None:
+    lengths = [[2, 1, 3], [4], [1, 1]]
+    values = iter(range(100))
+    episodes: list[Any] = []
+    for index, agent in enumerate(lengths):
+        own = [np.array([next(values) for _ in range(length)], dtype=np.float32) for length in agent]
+        joined = np.concatenate(own)
+        np.savez(tmp_path / f"{index}.npz", lengths=agent, observations=joined[:, None], costs=joined, rewards=-joined)
+        episodes += own
+    paths = [tmp_path / f"{index}.npz" for index in range(3)]
+    sums = [_sums(path) for path in paths]
+    assert [sums[0]["costs"].tolist(), sums[0]["rewards"].tolist()] == [[1, 2, 12], [-1, -2, -12]]
+    assert np.concatenate([one["costs"] for one in sums]).tolist() == [episode.sum() for episode in episodes]
+    for kept in ([0, 2, 3, 5], [1], [3, 4], list(range(6))):
+        gathered = _gather(paths, np.isin(np.arange(6), kept))
+        assert list(gathered) == ["observations", "costs", "rewards"]
+        assert gathered["costs"].tolist() == np.concatenate([episodes[index] for index in kept]).tolist()
+        assert gathered["observations"].shape == (len(gathered["costs"]), 1)
+
+
 # The file
 
 RECIPE = Recipe((3.0, FREE), 800, seed=2)
@@ -267,7 +297,8 @@ def test_a_file_is_what_its_manifest_says(reach: Task, tmp_path: Path, here: Non
     manifest = collect(reach, path, bins=5, progress=lambda done, total: told.append((done, total)))
     assert files(tmp_path) == ["new/a.hdf5", "new/a.hdf5.json"]
     assert json.loads((tmp_path / "new" / "a.hdf5.json").read_text()) == manifest
-    command = "lspc-bench data collect Mine --agents --targets 3,none --steps 800 --trajectories 30 --bins 5 --seed 2"
+    options = "--suite SUITE --targets 3,none --steps 800 --trajectories 30 --bins 5 --seed 2"
+    command = f"lspc-bench data collect Mine --agents {options}"
     assert (manifest["task"], manifest["label"], manifest["command"]) == ("Mine", LABEL, command)
     assert (manifest["pool"], manifest["bins"], manifest["steps"], manifest["seed"]) == (80, 5, 800, 2)
     assert [(one["target"], one["episodes"]) for one in manifest["agents"]] == [(3.0, 40), (None, 40)]
@@ -304,7 +335,7 @@ def test_processes_make_the_same_file(reach: Task, tmp_path: Path, monkeypatch: 
     first = collect(reach, tmp_path / "a.hdf5", jobs=2)
     with monkeypatch.context() as patch:
         patch.setattr(module, "_made", None)
-        patch.setattr(module, "ProcessPoolExecutor", Here)
+        patch.setattr(module, "ProcessPool", Here)
         assert collect(reach, tmp_path / "b.hdf5") == first
     assert (tmp_path / "a.hdf5").read_bytes() == (tmp_path / "b.hdf5").read_bytes()
     assert files(tmp_path) == ["a.hdf5", "a.hdf5.json", "b.hdf5", "b.hdf5.json"]
@@ -317,7 +348,7 @@ def test_a_pool_is_thinned_again_without_training(
     collect(reach, path, keep_pool=True)
     assert len(files(tmp_path)) == 4
     monkeypatch.setattr(module, "train_agent", None)
-    monkeypatch.setattr(module, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(module, "ProcessPool", None)
     assert collect(reach, path, trajectories=20, keep_pool=True)["trajectories"] == 20
     everything = collect(reach, path, trajectories=1000)  # as many as there are
     assert (everything["trajectories"], everything["pool"]) == (80, 80)
@@ -341,6 +372,13 @@ def test_a_pool_of_another_recipe_is_not_used(
     assert len(found) == 3
     longer = replace(reach, max_episode_steps=25)
     assert RECIPE.digest(longer) != RECIPE.digest(reach)
+    # Without keep_pool the own agents go, and what an interrupted process had begun; those of other recipes stay.
+    pool = tmp_path / ".a.hdf5.pool"
+    (pool / ".b.npz.1.tmp").touch()
+    collect(reach, tmp_path / "a.hdf5")
+    assert sorted(path.name for path in pool.iterdir()) == sorted(
+        f"{other.digest(reach)}-{index}.npz" for other in others for index in range(2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -385,6 +423,28 @@ def test_what_an_agent_raises_is_not_lost(
     with pytest.raises(ArithmeticError, match="gives up"):
         collect(reach, tmp_path / "a.hdf5")
     assert all(name.startswith(".a.hdf5.pool/") for name in files(tmp_path))
+
+
+DYING = """\
+import os
+import gymnasium
+import lspc_bench_test_plugins
+
+class Dying(lspc_bench_test_plugins.Reach):
+    def step(self, action):
+        os._exit(3)
+
+gymnasium.register("Dying-v0", Dying)
+"""
+
+
+def test_a_process_that_dies_is_told(reach: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lspc_bench_dying.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)  # workers have it, too
+    dying = replace(reach, environment="lspc_bench_dying:Dying-v0")
+    with pytest.raises(RuntimeError, match="an agent's process ended with status 3"):
+        collect(dying, tmp_path / "a.hdf5")
+    assert not (tmp_path / "a.hdf5").exists()
 
 
 def test_a_write_that_fails_leaves_what_was_there(
