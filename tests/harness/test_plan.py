@@ -439,7 +439,8 @@ def test_dsrl_is_the_full_protocol(builtin: dict[str, Plan]) -> None:
     assert len(per_task) == 38
     assert {len(limits) for limits in per_task.values()} == {3}
     baselines = {"bc-all", "bc-safe", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt"}
-    assert rows(plan) == rows(builtin["demo"]) == {"lspc-s", "lspc-o", *baselines}
+    lspc = {f"{policy} [{label}]" for policy in ("lspc-s", "lspc-o") for label in ("lspc", "lspc-live")}
+    assert rows(plan) == rows(builtin["demo"]) == {*lspc, *baselines}
     assert {planned.cell.seed for planned in plan.cells} == {0, 1, 2}
     assert {planned.cell.evaluation.final for planned in plan.cells} == {20}
     per_row = {
