@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[256], help="of the two hidden layers")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1024], help="one for each width")
     parser.add_argument("--after", type=int, nargs="+", default=[300, 1000], help="steps at which to look")
+    parser.add_argument("--gradients", nargs="+", default=["published", "live"], choices=["published", "live"])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--output", type=Path, help="JSON file; rows that it holds already are kept")
     options = parser.parse_args()
@@ -68,7 +69,7 @@ def main() -> None:
         task = find_task(name)
         dataset = load_dataset(task, options.source)
         for width, batch_size in zip(options.widths, options.batch_sizes, strict=True):
-            for gradient in ("published", "live"):
+            for gradient in options.gradients:
                 config = LSPCHyperparameters(
                     hidden_sizes=(width, width), batch_size=batch_size, latent_dim=1, cost_value_gradient=gradient
                 )

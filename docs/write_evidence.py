@@ -43,7 +43,9 @@ class Evidence:
         self.board: Leaderboard = make_leaderboard(results, plan)
         episodes = final_episodes(results, plan)
         judged = zip(episodes["task"], episodes["limit"], strict=True)
-        self.episodes = episodes[[limit in plan.tasks[task].cost_limits for task, limit in judged]]
+        self.episodes = episodes[
+            np.array([limit in plan.tasks[task].cost_limits for task, limit in judged], dtype=bool)
+        ]
         """Those at the limits of DSRL's protocol, for what is set beside published numbers."""
         self.done = [planned for planned in plan.cells if results.status(planned.cell).state == "done"]
 
@@ -128,7 +130,7 @@ class Evidence:
             "Cost is the normalised mean; a difference is that of normalised mean rewards, paired by seed and task. An "
             "interval that lies on one side alone decides, yes or no; otherwise the seeds do not tell."
         )
-        header = ["what the paper claims", "here", "95% interval", "n", "so?"]
+        header = ["what the paper claims", "here", "95% interval", "n", "tasks", "so?"]
         return "\n\n".join([markdown_table(header, lines), note])
 
     def overall(self) -> str:
@@ -188,14 +190,15 @@ class Evidence:
         if other is not None:
             matrix = (matrix - self._wide(other, column)).dropna(axis="columns", how="all").dropna()
         if matrix.empty:
-            return [text, "-", "-", "0", "not run"]
+            return [text, "-", "-", "0", "-", "not run"]
         values = matrix.to_numpy(dtype=float)
-        here = _number(float(values.mean()))
+        here, seeds = _number(float(values.mean())), str(len(values))
+        tasks = f"{values.shape[1]} of {len(self.plan.tasks)}"
         if len(values) < 2:
-            return [text, here, "-", str(len(values)), "one seed cannot tell"]
+            return [text, here, "-", seeds, tasks, "one seed cannot tell"]
         low, high = interval(values, mean)
         holds, fails = (low > 0, high <= 0) if other else (high <= 1, low > 1)
-        return [text, here, _interval(values), str(len(values)), "yes" if holds else "no" if fails else "undecided"]
+        return [text, here, _interval(values), seeds, tasks, "yes" if holds else "no" if fails else "undecided"]
 
     def _wide(self, row: str, column: str) -> pd.DataFrame:
         """Means over limits: a line a seed, a column a task; only seeds with every task and limit."""

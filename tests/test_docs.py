@@ -20,6 +20,7 @@ from algorithms import BUILTINS
 from harness.algorithm import Replica
 from harness.cli import main
 from harness.contract import Contract
+from harness.report.studies import find_study
 from harness.suite import Data, Evaluation, Suite, SuiteFile
 from harness.tasks import all_tasks, find_task, select_tasks
 
@@ -110,6 +111,9 @@ def test_the_commands_of_the_manual_exist(line: str, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
     arguments = shlex.split(line)[1:]
+    if arguments[0] == "study" and arguments[1:]:  # would run its suites, or measure
+        assert find_study(main.commands["study"].make_context("study", arguments[1:]).params["name"])
+        return
     if arguments[:2] in (["data", "download"], ["data", "collect"]):  # these would work for long
         command: click.Command = main
         while isinstance(command, click.Group):
@@ -124,6 +128,7 @@ def test_the_commands_of_the_manual_exist(line: str, tmp_path: Path, monkeypatch
         "no results folder",
         " is missing: ",
         "no such suite: 'my-suite.yaml'",
+        "suite smoke has no cell '1a2b3c4d'",
         "unknown algorithm 'my-clone'",
         "unknown algorithm 'my-plugin'",
     )

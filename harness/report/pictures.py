@@ -62,6 +62,8 @@ def save_curves(results: Results, board: Leaderboard, plan: Plan, path: Path) ->
         _cost_scale(cost, "y", here["cost"].tolist())
         reward.set(title=board.names[task], ylabel=REWARD)
         cost.set(title=f"{board.names[task]} (safe: at most 1)", ylabel="normalised cost")
+    for panel in panels.flat:
+        panel.set_xlim(0, 1.03)
     for panel in panels[-1]:
         panel.set(xlabel="share of the training steps")
     _finish(figure, panels.flat, styles, board)

@@ -109,6 +109,8 @@ def read_curves(store: Results, plans: Sequence[Plan], limits: Judged = "togethe
             if len(mine):
                 place = {"data": point.cell.data.name, "task": point.cell.definition.name, "method": point.method}
                 lines.append(over_seeds(mine).assign(**place, setting=setting, value=value))
+    if not lines:
+        return pd.DataFrame(columns=list(CURVES))
     return pd.concat(lines, ignore_index=True)[list(CURVES)].drop_duplicates(ignore_index=True)
 
 

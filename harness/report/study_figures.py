@@ -217,9 +217,8 @@ def _limits(task: str) -> tuple[float, ...]:
 
 
 def _data(table: pd.DataFrame) -> str:
-    """What was trained on, in words that nobody takes for DSRL's data."""
-    names = " and ".join(table["data"].unique())
-    return f"Trained on {names}" if names == "DSRL" else f"Trained on {names}, which is not DSRL's"
+    """What was trained on; the name says where it is not DSRL's."""
+    return f"Trained on {' and '.join(table['data'].unique())}"
 
 
 def _finished(figure: Figure, panels: dict[Any, Axes], title: str, note: str) -> Figure:
