@@ -595,7 +595,7 @@ def test_what_is_not_dsrls_is_set_beside_dsrls(tmp_path: Path, monkeypatch: pyte
     beside = [
         "this data DSRL",
         "trajectories 200 886",
-        "least reward return -71.09 0.3831",
+        "least reward return -71.1 0.3831",
         "greatest reward return 610.2 881.5",
         "greatest cost return 145 80",
         "Not known here of DSRL's: quantiles, means, the share within each limit.",
