@@ -73,8 +73,8 @@ class Evidence:
             f"{len(self.done)} of {len(plan.cells)} cells of suite `{plan.suite}` are done: {len(tasks)} tasks "
             f"({', '.join(tasks)}), {seeds} seeds, cost limits {', '.join(f'{limit:g}' for limit in limits)}. "
             f"Data: {all_data(self.board)}.",
-            f"Training took {_seconds(self.results, self.done) / 3600:.1f} hours in all, roll-outs beside it not "
-            f"counted, on {'; '.join(machines) or 'no machine yet'}. Code: {', '.join(commits) or 'unknown'}.",
+            f"Training took {_seconds(self.results, self.done) / 3600:.1f} hours in all, by the clock, on "
+            f"{'; '.join(machines) or 'no machine yet'}. Code: {', '.join(commits) or 'unknown'}.",
         ]
         rows = []
         for label in dict.fromkeys(planned.label for planned in plan.cells):
