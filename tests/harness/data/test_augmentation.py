@@ -41,7 +41,7 @@ def test_osrls_numbers_give_osrls_trajectories(
     theirs = registry.load("osrl-cdt").select(dataset, config, replica).segments
     assert theirs is not None
     made = sequence_dataset(dataset, config, replica.entropy("augmentation"))
-    assert len(made.aug_data) > 5
+    assert len(made.aug_data) > 2
 
     np.random.seed(replica.entropy("augmentation") % 2**32)
     random.seed(replica.entropy("augmentation"))
