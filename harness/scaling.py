@@ -1,8 +1,8 @@
 """What an update and an action cost as observations grow: algorithms at their published sizes, on made-up data.
 
 No simulator is needed. One agent trains on the CPU, in one thread; what counts is the thread's own time, so that what
-else runs on the machine matters little. The data of a size is random, with actions of 8 numbers, as AntRun's. An action is
-one of one environment, with all that a policy does between two steps.
+else runs on the machine matters little. The data of a size is random, with as many actions as AntRun has (8). An action
+is one of one environment, with all that a policy does between two steps.
 """
 
 from __future__ import annotations

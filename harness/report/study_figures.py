@@ -1,7 +1,7 @@
 """The figures of the studies, each drawn from its table alone.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart; a policy keeps its colour and marker, and a variant of
-its algorithm has another line. Whiskers are 95% intervals over seeds.
+Colours are Okabe and Ito's, which the colour-blind tell apart, and a grey; a policy keeps its colour and marker, and a
+variant of its algorithm has another line. Whiskers are 95% intervals over seeds.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 LINES = ("-", "--", ":", "-.")
 Style = dict[str, Any]
 LIMIT: Style = {"color": "#666666", "linewidth": 0.9, "linestyle": (0, (1, 2)), "zorder": 0}
