@@ -16,23 +16,24 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from harness.archive import open_results
 from harness.report.tables import markdown_table
-from harness.store import Store
+from harness.store import Results
 from harness.tasks import find_task
 
 METRICS = {"episode_return": "return", "cost": "cost"}
 Samples = dict[tuple[str, str], dict[int, tuple[float, ...]]]
 
 
-def final_means(store: Store) -> Samples:
+def final_means(results: Results) -> Samples:
     """By task and algorithm: for each seed the mean return and cost of the last checkpoint's episodes."""
     samples: Samples = {}
-    (plan,) = store.plans()
+    (plan,) = results.plans()
     for planned in plan.cells:
         cell = planned.cell
-        if store.status(cell).state != "done":
+        if results.status(cell).state != "done":
             raise SystemExit(f"{cell.describe()} is not done; finish the suite first")
-        episodes = store.episodes(cell)
+        episodes = results.episodes(cell)
         last = episodes[episodes["step"] == episodes["step"].max()]
         means = tuple(float(last[metric].mean()) for metric in METRICS)
         samples.setdefault((cell.task, cell.algorithm), {})[cell.seed] = means
@@ -50,7 +51,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float, 
 
 
 def main() -> None:
-    samples = final_means(Store.existing(Path(sys.argv[1])))
+    samples = final_means(open_results(Path(sys.argv[1])))
     rows, ps, missed = [], [], 0
     for task, algorithm in samples:
         if algorithm.startswith("osrl-"):

@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[256], help="of the two hidden layers")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1024], help="one for each width")
     parser.add_argument("--after", type=int, nargs="+", default=[300, 1000], help="steps at which to look")
+    parser.add_argument("--gradients", nargs="+", default=["published", "live"], choices=["published", "live"])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--output", type=Path, help="JSON file; rows that it holds already are kept")
     options = parser.parse_args()
@@ -67,7 +69,7 @@ def main() -> None:
         task = find_task(name)
         dataset = load_dataset(task, options.source)
         for width, batch_size in zip(options.widths, options.batch_sizes, strict=True):
-            for gradient in ("published", "live"):
+            for gradient in options.gradients:
                 config = LSPCHyperparameters(
                     hidden_sizes=(width, width), batch_size=batch_size, latent_dim=1, cost_value_gradient=gradient
                 )
@@ -88,18 +90,24 @@ def main() -> None:
                 print(row, flush=True)
                 if options.output:
                     write_json(options.output, rows)
-    header = ["task", "networks", "batch", "gradient", *(f"after {step:,}" for step in after)]
-    table = [
+    print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """For people: in how many of the seeds Vc is 0 everywhere."""
+    steps = sorted({int(step) for row in rows for step in row["dead"]})
+    header = ["task", "networks", "batch", "gradient", *(f"after {step:,}" for step in steps)]
+    cells = [
         [
             row["task"],
             f"{row['width']}-{row['width']}",
             str(row["batch_size"]),
             row["gradient"],
-            *(f"{row['dead'][str(step)]} of {row['seeds']}" if str(step) in row["dead"] else "-" for step in after),
+            *(f"{row['dead'][str(step)]} of {row['seeds']}" if str(step) in row["dead"] else "-" for step in steps),
         ]
         for row in rows
     ]
-    print(markdown_table(header, table))
+    return markdown_table(header, cells)
 
 
 if __name__ == "__main__":

@@ -183,6 +183,31 @@ class Plan(BaseModel):
             data.setdefault(planned.cell.task, {})[planned.cell.data] = None
         return {task: list(used) for task, used in data.items()}
 
+    def only(self, beginnings: Sequence[str]) -> Plan:
+        """The plan of certain cells, in its own order; the whole plan for none.
+
+        Args:
+            beginnings: of the cells' hashes, each of one cell alone.
+
+        Raises:
+            UserError: one is of no cell, or of several.
+        """
+        chosen = set()
+        for beginning in beginnings:
+            found = [planned.cell for planned in self.cells if planned.cell.hash.startswith(beginning.lower())]
+            if not found:
+                raise UserError(
+                    f"suite {self.suite} has no cell {beginning!r} with these settings; --dry-run lists its cells"
+                )
+            if len(found) > 1:
+                some = ", ".join(f"{cell.hash} ({cell.describe()})" for cell in found[:3])
+                raise UserError(f"{len(found)} cells of suite {self.suite} begin with {beginning!r}: {some}, ...")
+            chosen.add(found[0].hash)
+        if not chosen:
+            return self
+        cells = [one for one in self.cells if one.cell.hash in chosen]
+        return Plan(suite=self.suite, description=self.description, cells=cells)
+
 
 class Job(BaseModel):
     """Cells that train side by side, as replicas of one group."""
@@ -392,9 +417,12 @@ def require_inputs(file: SuiteFile, plan: Plan) -> None:
     Raises:
         UserError: says which is missing first, how many more, and how to get it.
     """
-    for label in file.suite.algorithms:
+    used = {planned.cell.algorithm for planned in plan.cells}
+    for label, entry in file.suite.algorithms.items():
+        if (name := entry.algorithm or label) not in used:
+            continue
         try:
-            registry.require_packages(file.suite.algorithms[label].algorithm or label)
+            registry.require_packages(name)
         except UserError as error:
             raise file.error(str(error), "algorithms", label) from error
     missing = []

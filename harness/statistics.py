@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.plan import Plan
-from harness.store import Store
+from harness.store import Results
 from harness.tasks import normalize_cost
 
 BOOTSTRAP_SAMPLES = 2000
@@ -70,8 +70,8 @@ class Overall(Score):
     safe_tasks: int
 
 
-def checkpoint_episodes(store: Store, plan: Plan) -> pd.DataFrame:
-    """The evaluation episodes of every finished cell, once for each limit they are judged by.
+def checkpoint_episodes(store: Results, plan: Plan, only_last: bool = False) -> pd.DataFrame:
+    """The evaluation episodes of every finished cell, or its last checkpoint's, once for each limit they are judged by.
 
     Returns:
         Columns row (the policy's name in tables), task (id), seed, limit, step, last (whether the checkpoint is the
@@ -83,6 +83,8 @@ def checkpoint_episodes(store: Store, plan: Plan) -> pd.DataFrame:
         if store.status(cell).state != "done":
             continue
         task, episodes = cell.definition, store.episodes(cell)
+        if only_last:
+            episodes = episodes[episodes["step"] == cell.hyperparameters["steps"]]
         for limit in cell.evaluation_limits:
             judged = episodes[episodes["cost_limit"].isna() | (episodes["cost_limit"] == limit)]
             frames.append(
@@ -105,10 +107,9 @@ def checkpoint_episodes(store: Store, plan: Plan) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns).astype({"last": bool})
 
 
-def final_episodes(store: Store, plan: Plan) -> pd.DataFrame:
+def final_episodes(store: Results, plan: Plan) -> pd.DataFrame:
     """The last checkpoint's episodes of :func:`checkpoint_episodes`, without step and last."""
-    episodes = checkpoint_episodes(store, plan)
-    return episodes[episodes["last"]].drop(columns=["step", "last"]).reset_index(drop=True)
+    return checkpoint_episodes(store, plan, only_last=True).drop(columns=["step", "last"])
 
 
 def planned_runs(plan: Plan) -> dict[tuple[str, str], int]:
@@ -162,9 +163,12 @@ def overall_scores(episodes: pd.DataFrame, plan: Plan) -> dict[str, Overall]:
     return scores
 
 
-def seed_matrix(episodes: pd.DataFrame) -> NDArray[np.float64]:
-    """Normalised reward (seeds, tasks) of one policy, averaged over limits; only seeds with every task and limit."""
-    runs = episodes.groupby(["seed", "task", "limit"])["reward"].mean()
+def seed_matrix(episodes: pd.DataFrame, column: str = "reward") -> NDArray[np.float64]:
+    """Normalised reward (seeds, tasks) of one policy, averaged over limits; only seeds with every task and limit.
+
+    Another column of :func:`final_episodes`, such as cost, goes as well.
+    """
+    runs = episodes.groupby(["seed", "task", "limit"])[column].mean()
     wide = runs.unstack(["task", "limit"]).dropna()
     return np.asarray(wide.T.groupby(level="task").mean().T.to_numpy(), dtype=np.float64)
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ DIAGNOSTICS = ("step", "policy", "cost_limit", "metric", "value")
 """Columns of what is measured without roll-outs. The policy is empty where it is of the agent as a whole, the limit
 where the policy is told none."""
 State = Literal["missing", "running", "done", "failed", "diverged"]
+
+MANIFEST = "archive.json"
+"""What a folder holds that is an archive (:mod:`harness.archive`) and no results folder."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,30 @@ class Status:
         return self.reason.strip().splitlines()[-1] if self.reason.strip() else ""
 
 
+class Results(Protocol):
+    """What reports read: a results folder, or an archive of one."""
+
+    root: Path
+
+    def plans(self) -> list[Plan]:
+        """The plans of all suites whose results these are."""
+
+    def status(self, cell: Cell) -> Status:
+        """How a cell stands."""
+
+    def record(self, cell: Cell) -> dict[str, Any]:
+        """What a finished cell ran with."""
+
+    def episodes(self, cell: Cell) -> pd.DataFrame:
+        """The evaluation episodes of a finished cell."""
+
+    def training(self, cell: Cell) -> pd.DataFrame:
+        """The training metrics of a finished cell."""
+
+    def diagnostics(self, cell: Cell) -> pd.DataFrame:
+        """What was measured of a finished cell by data alone, :data:`DIAGNOSTICS`; no row where nothing was."""
+
+
 class Store:
     """The results folder ``root``."""
 
@@ -73,14 +100,27 @@ class Store:
         """A results folder to read.
 
         Raises:
-            UserError: there are no results.
+            UserError: there are no results, or they are archived.
         """
         store = cls(root)
+        store.require_no_archive()
         if not root.is_dir():
             raise UserError(f"no results folder {str(root)!r}; 'lspc-bench run SUITE --results DIR' makes one")
         if not any((root / "suites").glob("*.json")):
             raise UserError(f"{str(root)!r} holds no results of a suite")
         return store
+
+    def require_no_archive(self) -> None:
+        """Refuse an archive, which has neither policies nor a place for results.
+
+        Raises:
+            UserError: it is one.
+        """
+        if (self.root / MANIFEST).exists():
+            raise UserError(
+                f"{str(self.root)!r} is an archive: it holds no policies, and no results go there. "
+                f"'lspc-bench status {self.root} --commands cells' says how to make a cell of it again"
+            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:

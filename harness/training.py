@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from harness import registry
-from harness.algorithm import Policy, Selection
+from harness.algorithm import Algorithm, Hyperparameters, Policy, Selection
 from harness.data.dataset import Dataset
 from harness.data.draws import BLOCK, prepare
 from harness.diagnostics import Diagnostics
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LOG_POINTS = 200
 """Rows of training.parquet, and how often replicas are checked for divergence, over a whole training run."""
+LASTING = 0.05
+"""Share of training for which an algorithm must say the same of an agent before anyone is told."""
 MOMENT = 0.05
 """Seconds between looks at the world: roll-outs that are back, a checkpoint that is due, a user who wants to stop."""
 
@@ -166,36 +168,29 @@ class Training:
                 first = self.step - stretch + 1
                 self.stopped[index] = f"{', '.join(wrong)} not finite in steps {first} to {self.step}"
                 self.pending = [pending for pending in self.pending if pending.replica != index]
-        self._warn(stretch)
+        self._warn()
 
-    def _warnings(self, index: int, row: Row) -> tuple[str, ...]:
-        """What a replica's algorithm has to say of a row of the curve."""
-        metrics = {name: values[index] for name, values in row.items() if name != "step"}
-        return registry.load(self.job.algorithm).warnings(self.job.cells[index].config, metrics)
+    def _warnings(self, index: int) -> dict[str, int]:
+        """What a replica's algorithm has been saying of it for a while, and the step since which it has."""
+        backwards = (
+            {name: value if name == "step" else value[index] for name, value in row.items()}
+            for row in reversed(self.curve)
+        )
+        return lasting_warnings(registry.load(self.job.algorithm), self.job.cells[index].config, backwards)
 
-    def _warn(self, stretch: int) -> None:
+    def _warn(self) -> None:
         """Say what the last row of the curve is the first to show, once for all replicas that it is true of."""
         fresh: dict[str, list[str]] = {}
         for index, cell in enumerate(self.job.cells):
             if index in self.stopped:
                 continue
-            for text in self._warnings(index, self.curve[-1]):
+            for text in self._warnings(index):
                 if (index, text) not in self._said:
                     self._said.add((index, text))
                     limit = "" if cell.cost_limit is None else f" limit {cell.cost_limit:g}"
                     fresh.setdefault(text, []).append(f"seed {cell.seed}{limit}")
         for text, agents in fresh.items():
-            self.note(f"{', '.join(agents)}: {text} (steps {self.step - stretch + 1} to {self.step})")
-
-    def _lasting_warnings(self, index: int) -> dict[str, int]:
-        """What holds of a replica at the end, and the step since which it has."""
-        lasting: dict[str, int] = {}
-        for text in self._warnings(index, self.curve[-1]):
-            for row in reversed(self.curve):
-                if text not in self._warnings(index, row):
-                    break
-                lasting[text] = row["step"]
-        return lasting
+            self.note(f"{', '.join(agents)}: {text} (step {self.step})")
 
     # Evaluation
 
@@ -365,7 +360,7 @@ class Training:
             elif index in self.failed_evaluations:
                 status = Status("failed", self.failed_evaluations[index])
             else:
-                status = Status("done", warnings=self._lasting_warnings(index))
+                status = Status("done", warnings=self._warnings(index))
             if self.store.status(cell).state == "done":  # before the job was interrupted
                 continue
             ended[index] = status
@@ -421,6 +416,34 @@ class Training:
             return None
         mine = [row for row in self.diagnosed if row["replica"] == index]
         return pd.DataFrame(mine, columns=list(DIAGNOSTICS)).astype({"cost_limit": "float64"})
+
+
+def lasting_warnings(
+    algorithm: type[Algorithm[Any]], config: Hyperparameters, backwards: Iterable[Mapping[str, Any]]
+) -> dict[str, int]:
+    """What an algorithm says of an agent at the end of its curve, if it has for :data:`LASTING` of training's steps.
+
+    Args:
+        algorithm: of the agent.
+        config: of the agent.
+        backwards: step and metrics of each stretch of steps, the last one first; only as many are read as it takes.
+
+    Returns:
+        The step since which, by what it says.
+    """
+    since: dict[str, int] = {}
+    lasting: set[str] = set()
+    last, first = 0, True
+    for row in backwards:
+        said = set(algorithm.warnings(config, {name: value for name, value in row.items() if name != "step"}))
+        lasting = said if first else lasting & said
+        if first:
+            last, first = int(row["step"]), False
+        if not lasting:
+            break
+        since |= dict.fromkeys(lasting, int(row["step"]))
+    # Whatever still lasts has been there from the first step on.
+    return {text: step for text, step in since.items() if text in lasting or last - step >= LASTING * config.steps}
 
 
 def _on_host(value: Any) -> Any:

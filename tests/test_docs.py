@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -116,7 +118,8 @@ def test_the_commands_of_the_manual_exist(line: str, tmp_path: Path, monkeypatch
         command: click.Command = main
         while isinstance(command, click.Group):
             command = command.commands[arguments.pop(0)]
-        assert select_tasks(command.make_context(command.name, arguments).params["patterns"])
+        parameters = command.make_context(command.name, arguments).params
+        assert parameters.get("suite") or select_tasks(parameters["patterns"])  # the suite's tasks are its own
         return
     if arguments[0] == "run" and "--dry-run" not in arguments:
         arguments.append("--dry-run")
@@ -126,6 +129,7 @@ def test_the_commands_of_the_manual_exist(line: str, tmp_path: Path, monkeypatch
         "no results folder",
         " is missing: ",
         "no such suite: 'my-suite.yaml'",
+        "suite smoke has no cell '1a2b3c4d'",
         "unknown algorithm 'my-clone'",
         "unknown algorithm 'my-plugin'",
     )
@@ -138,3 +142,15 @@ def test_the_commands_of_the_manual_exist(line: str, tmp_path: Path, monkeypatch
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
         assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_table_of_dead_cost_values_is_the_measured_one() -> None:
+    """If not: paste what benchmarks/cost_value.py prints for results/cost_value.json."""
+    specification = importlib.util.spec_from_file_location("cost_value", ROOT / "benchmarks" / "cost_value.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    rows = json.loads((ROOT / "results" / "cost_value.json").read_text())
+    page = (ROOT / "docs" / "algorithms" / "lspc.md").read_text()
+    assert module.table(rows) in page.partition("<!-- cost value -->")[2].partition("<!-- end -->")[0]

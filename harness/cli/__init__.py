@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from harness import __version__
+from harness.cli.archive import archive
 from harness.cli.data import data
 from harness.cli.leaderboard import leaderboard
 from harness.cli.listing import algorithms, tasks
@@ -43,5 +44,5 @@ def main() -> None:
     """
 
 
-for command in (run, study, status, leaderboard, render, algorithms, tasks, data):
+for command in (run, study, status, leaderboard, archive, render, algorithms, tasks, data):
     main.add_command(command)

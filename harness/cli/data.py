@@ -13,6 +13,9 @@ import click
 from harness.cli.download import download
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from harness.data.dataset import FoundSource
     from harness.tasks import Task
 
@@ -48,7 +51,9 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--episodes", type=click.IntRange(min=1), help="Scripted: how many.  [default: the task's own number]")
 @click.option("--agents", is_flag=True, help="Train agents online, and keep what they did, as DSRL made its data.")
 @click.option("--targets", metavar="COST,...", help="Agents: the episode cost of each, or none.  [default: seven]")
-@click.option("--steps", type=click.IntRange(min=1), help="Agents: environment steps of each.  [default: 120000]")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Agents: environment steps of each.  [default: 120000, or 300 episodes]"
+)
 @click.option("--trajectories", type=click.IntRange(min=1), help="Agents: how many to keep.  [default: 900]")
 @click.option("--bins", type=click.IntRange(min=1), help="Agents: of the grid that thins, each way.  [default: 30]")
 @click.option("--jobs", type=click.IntRange(min=1), help="Agents: processes.  [default: one a core]")
@@ -61,7 +66,7 @@ def collect(patterns: tuple[str, ...], output: Path | None, seed: int, episodes:
 
     Scripted behaviours, from timid to reckless, are quick. With --agents, agents are trained online (PPO with a
     Lagrange multiplier) under several cost targets, and a grid over cost and return thins what they did: minutes to
-    hours a task. An interrupted command goes on with the agents that are not finished.
+    hours a task. The same command again goes on with the agents that an interrupted one has not finished.
 
     A pattern for several tasks means, without --agents, those among them that have a script and whose demo data
     neither ships nor is there already; with it, those whose data is not there already.
@@ -216,7 +221,10 @@ def check(ctx: click.Context, patterns: tuple[str, ...], source: FoundSource, pa
     "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Save the scatter, e.g. as PNG."
 )
 def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[str, ...], plot: Path | None) -> None:
-    """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter."""
+    """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter.
+
+    Data that is not DSRL's stands beside what is published of DSRL's file.
+    """
     from harness.data.dataset import load_dataset
     from harness.data.filters import Filters, apply
     from harness.errors import UserError
@@ -245,6 +253,8 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
         "cost return": costs,
     }
     click.echo(_quantiles(columns) + "\n")
+    if _label(dataset.path) != "DSRL":
+        click.echo(_beside_dsrl(found, costs, returns) + "\n")
     click.echo(text_scatter(costs, returns, found.cost_limits))
     for warning in dataset.warnings:
         click.echo(f"note: {warning}")
@@ -257,12 +267,31 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
 
 
 def _label(path: Path) -> str:
-    """Whose data a file holds, as far as its manifest says."""
+    """Whose data a file holds, as far as its manifest, or the file itself, says."""
+    import h5py
+
     from harness.data.dataset import data_folder
     from harness.data.manifest import read
 
     manifest = read(path) or {}
-    return manifest.get("label") or ("DSRL" if path.parent == data_folder() else "own file")
+    with h5py.File(path) as file:
+        said = manifest.get("label") or file.attrs.get("label")
+    return said or ("DSRL" if path.parent == data_folder() else "own file")
+
+
+def _beside_dsrl(task: Task, costs: NDArray[np.float64], returns: NDArray[np.float64]) -> str:
+    """What is published of DSRL's file of the task, and the same of other trajectories."""
+    from harness.report.tables import text_table
+
+    count = task.dataset_file.removesuffix(".hdf5").rpartition("-")[2]
+    rows = [
+        ["trajectories", str(len(costs)), count],
+        ["least reward return", f"{returns.min():.4g}", f"{task.min_episode_reward:.4g}"],
+        ["greatest reward return", f"{returns.max():.4g}", f"{task.max_episode_reward:.4g}"],
+        ["greatest cost return", f"{costs.max():.4g}", f"{task.max_episode_cost:.4g}"],
+    ]
+    more = "Not known here of DSRL's: quantiles, means, the share within each limit."
+    return f"{text_table(['', 'this data', 'DSRL'], rows)}\n{more}"
 
 
 def _quantiles(columns: dict[str, Any]) -> str:

@@ -26,15 +26,14 @@ import click
 )
 def leaderboard(results: Path, suite: str | None, format_name: str, selection: bool, output: Path | None) -> None:
     """Rank the policies in RESULTS: safe ones first, by reward; then the unsafe ones, by cost."""
-    from harness.cli.status import chosen_plans
+    from harness.archive import chosen_plans, open_results
     from harness.errors import UserError
     from harness.files import replacing
     from harness.report import leaderboard as ranking
     from harness.report import selection as selecting
     from harness.report.diagnostics import diagnostics_section
-    from harness.store import Store
 
-    store = Store.existing(results)
+    store = open_results(results)
     plans = chosen_plans(store, suite)
     if selection:
         text = selecting.FORMATS[format_name]([selecting.make_report(store, plan) for plan in plans])

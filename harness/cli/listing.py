@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from harness.data.dataset import FoundSource
     from harness.tasks import Task
 
 
@@ -103,7 +104,8 @@ def tasks(name: str | None) -> None:
         "costs in DSRL's data": f"{task.min_episode_cost:g} to {task.max_episode_cost:g}",
         "dataset file": task.dataset_file,
         "looked for at": f"{path} ({'there' if path.exists() else 'missing'})",
-        "demo data": _demo(task) if task.id in COLLECTABLE else "none",
+        "agent-collected data": _made(task, "agents", "--agents"),
+        "demo data": _made(task, "demo") if task.id in COLLECTABLE else "none",
     }
     width = max(map(len, facts))
     click.echo(task.name)
@@ -111,8 +113,9 @@ def tasks(name: str | None) -> None:
         click.echo(f"  {key:<{width}}  {value}")
 
 
-def _demo(task: Task) -> str:
+def _made(task: Task, source: FoundSource, *options: str) -> str:
+    """Where data that is not DSRL's lies, or what makes it."""
     from harness.data.dataset import dataset_path
 
-    path = dataset_path(task, "demo")
-    return str(path) if path.exists() else f"'lspc-bench data collect {task.name}' makes it"
+    path = dataset_path(task, source)
+    return str(path) if path.exists() else f"'{' '.join(('lspc-bench data collect', task.name, *options))}' makes it"

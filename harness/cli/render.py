@@ -45,16 +45,13 @@ def render(
 ) -> None:
     """Film a trained policy in one of its evaluation episodes, with reward and cost drawn in. Needs no display."""
     from harness import rendering
-    from harness.cli.status import chosen_plans
+    from harness.archive import chosen_plan
     from harness.errors import UserError
     from harness.simulators import require_simulator
     from harness.store import Store
 
     store = Store.existing(results)
-    plans = chosen_plans(store, suite)
-    if len(plans) > 1:
-        raise UserError(f"several suites ran there: say --suite {' or '.join(plan.suite for plan in plans)}")
-    planned, name, judged = _choose(store, plans[0], task, policy, seed, limit)
+    planned, name, judged = _choose(store, chosen_plan(store, suite), task, policy, seed, limit)
     cell = planned.cell
     path = output or Path(f"{cell.definition.name}-{policy.replace(' ', '-').replace('/', '-')}.gif")
     rendering.require_ending(path)

@@ -87,6 +87,14 @@ class _Device(click.ParamType[str]):
     "Repeatable.",
 )
 @click.option(
+    "--cell",
+    "chosen",
+    multiple=True,
+    metavar="HASH",
+    help="Only this cell: its hash as --dry-run lists it, or how that begins. Repeatable: cells that can train "
+    "together do.",
+)
+@click.option(
     "--checkpoint-every",
     type=click.FloatRange(min=0),
     default=60.0,
@@ -114,6 +122,7 @@ def run(
     workers: int | None,
     overwrite: str,
     overrides: tuple[str, ...],
+    chosen: tuple[str, ...],
     checkpoint_every: float,
     dry_run: bool,
     throughput: Path | None,
@@ -131,17 +140,19 @@ def run(
         raise click.UsageError("--throughput goes with --dry-run")
     file = read_suite(suite, overrides)
     plan = make_plan(file)
+    part = plan.only(chosen)
+    store = Store(results)
+    store.require_no_archive()
     if dry_run:
-        store = Store(results)
         measured = _measurement(throughput, device)  # a wrong file is refused first
-        jobs = _print_plan(plan, store, overwrite)
+        jobs = _print_plan(part, store, overwrite)
         there = measured.machine.cores if measured and throughput else len(os.sched_getaffinity(0))
         _print_forecast(jobs, measured, there if workers is None else workers)
-        _warn_of_missing(file, plan)
+        _warn_of_missing(file, part)
         return
-    again = f"lspc-bench run {suite}"
+    again = " ".join(["lspc-bench run", suite, *(f"--cell {cell}" for cell in chosen)])
     options = (device, engine, precision, memory_fraction, workers, overwrite, checkpoint_every)
-    ctx.exit(execute(file, plan, results, again, *options))
+    ctx.exit(execute(file, plan, results, again, *options, part=part))
 
 
 def execute(
@@ -156,8 +167,11 @@ def execute(
     workers: int | None = None,
     overwrite: str = "only-missing",
     checkpoint_every: float = 60.0,
+    part: Plan | None = None,
 ) -> int:
-    """Run what is to be done of a plan; the exit status. ``again`` is the command that goes on after an interrupt.
+    """Run what is to be done of a plan, or of a part of it; the exit status.
+
+    ``again`` is the command that goes on after an interrupt.
 
     Raises:
         UserError: something that it needs is not there.
@@ -169,13 +183,14 @@ def execute(
     from harness.plan import require_inputs
     from harness.store import Store
 
-    require_inputs(file, plan)
+    part = part or plan
+    require_inputs(file, part)
     device = resolve_device(device)
     require_engine(engine, device, precision)
     store = Store(results)
     with store.locked():
         store.write_plan(plan)
-        cells, skipped = _pending(plan, store, overwrite)
+        cells, skipped = _pending(part, store, overwrite)
         if overwrite == "always":
             _forget(store, cells)
         jobs = resume(store, cells)

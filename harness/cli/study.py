@@ -119,11 +119,10 @@ def _read(found: Study, results: Path) -> pd.DataFrame:
     Raises:
         UserError: there is nothing.
     """
-    from harness.cli.status import chosen_plans
+    from harness.archive import chosen_plans, open_results
     from harness.errors import UserError
-    from harness.store import Store
 
-    store = Store.existing(results)
+    store = open_results(results)
     plans = [plan for suite in found.suites for plan in chosen_plans(store, suite)]
     cells = {planned.cell.hash: planned.cell for plan in plans for planned in plan.cells}
     done = sum(store.status(cell).state == "done" for cell in cells.values())

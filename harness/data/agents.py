@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pebble import ProcessExpired, ProcessPool
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -67,14 +67,15 @@ class Recipe:
 
     @classmethod
     def default(cls, task: Task) -> Recipe:
-        """Seven targets around the task's limits, and steps that take some minutes a task on one core."""
-        middle = task.cost_limits[len(task.cost_limits) // 2] / 20
+        """Seven targets around the task's limits, and steps that take minutes to hours a task on one core."""
+        middle = (task.middle_limit or 20) / 20
         targets = (*(middle * target for target in (2, 8, 15, 25, 40, 60)), FREE)
-        return cls(targets, 120_000)
+        return cls(targets, max(120_000, 300 * task.max_episode_steps))
 
     def digest(self, task: Task) -> str:
-        """Names everything that an agent's episodes follow from, beside its number and packages' versions."""
-        content = json.dumps([task.id, task.environment, task.max_episode_steps, self.steps, self.seed, *self.targets])
+        """Names everything that an agent's episodes follow from, beside its number and the processor."""
+        made_in = [task.id, task.environment, task.max_episode_steps, _versions(task)]
+        content = json.dumps([*made_in, self.steps, self.seed, *self.targets])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -220,7 +221,7 @@ def train_agent(task: Task, recipe: Recipe, index: int, progress: Callable[[int]
         task: where.
         recipe: what to follow.
         index: of the target.
-        progress: told after every step of the environments how many were made.
+        progress: told from time to time how many steps were made since.
     """
     random = np.random.default_rng([recipe.seed, index])
     learner = Learner(task, recipe.targets[index], int(random.integers(2**63)))
@@ -255,13 +256,13 @@ def _act(
     while live.any():
         raw = learner.act(observations)
         actions = raw.clip(-1, 1)
+        progress(int(live.sum()))
         for index in np.flatnonzero(live):
             following, reward, cost, terminal, timeout = environments[index].step(actions[index])
             before = observations[index].copy()
             steps[index].append((before, following, actions[index], raw[index], reward, cost, terminal, timeout))
             observations[index] = following
             live[index] = not (terminal or timeout)
-        progress(len(raw))
     names = ("observations", "next_observations", "actions", "raw_actions", "rewards", "costs", "terminals", "timeouts")
     types = (*[np.float32] * 6, np.bool_, np.bool_)
     return [
@@ -325,7 +326,8 @@ def collect_agents(
         trajectories: to keep.
         bins: of the grid over cost and return, each way.
         jobs: processes, an agent each.
-        keep_pool: leave the pool, so that it can be thinned in another way.
+        keep_pool: leave the pool, so that it can be thinned in another way. Agents of another recipe that are in it
+            are not used, and stay.
         progress: called from time to time with the steps done and their expected total.
 
     Returns:
@@ -333,22 +335,23 @@ def collect_agents(
 
     Raises:
         UserError: an argument makes no sense.
+        RuntimeError: a process was killed.
     """
     recipe = recipe or Recipe.default(task)
-    if not recipe.targets or min(recipe.targets) <= 0 or recipe.steps < 1 or recipe.seed < 0:
+    if not recipe.targets or not all(target > 0 for target in recipe.targets) or recipe.steps < 1 or recipe.seed < 0:
         raise UserError(f"agents need positive targets and steps and a seed of at least 0, not {recipe}")
+    if min(trajectories, bins, jobs) < 1:
+        raise UserError(f"trajectories, bins and jobs are at least 1, not {trajectories}, {bins} and {jobs}")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the file to write.")
     pool = path.with_name(f".{path.name}.pool")
     pool.mkdir(parents=True, exist_ok=True)
     names = [pool / f"{recipe.digest(task)}-{index}.npz" for index in range(len(recipe.targets))]
     _fill(task, recipe, names, jobs, progress)
-    agents = [_read(name) for name in names]
-    episodes = [episode for agent in agents for episode in agent]
-    costs = np.array([episode["costs"].sum(dtype=np.float64) for episode in episodes])
-    returns = np.array([episode["rewards"].sum(dtype=np.float64) for episode in episodes])
+    sums = [_sums(name) for name in names]
+    costs, returns = (np.concatenate([agent[key] for agent in sums]) for key in ("costs", "rewards"))
     kept = choose(costs, returns, trajectories, bins, recipe.seed)
-    arrays = {key: np.concatenate([episodes[index][key] for index in kept]) for key in episodes[0]}
+    arrays = _gather(names, np.isin(np.arange(len(costs)), kept))
     manifest: Manifest = {
         "task": task.id,
         "label": LABEL,
@@ -356,38 +359,45 @@ def collect_agents(
         "seed": recipe.seed,
         "trajectories": len(kept),
         "transitions": len(arrays["rewards"]),
-        "pool": len(episodes),
+        "pool": len(costs),
         "bins": bins,
         "steps": recipe.steps,
-        "agents": [_ended(target, agent) for target, agent in zip(recipe.targets, agents, strict=True)],
-        "versions": {
-            name: version(name) for name in ("lspc-bench", "numpy", "torch", *PACKAGES.get(task.family, ("gymnasium",)))
-        },
+        "agents": [_ended(target, agent) for target, agent in zip(recipe.targets, sums, strict=True)],
+        "versions": _versions(task),
     }
     with replacing(path) as data_file, replacing(manifest_path(path)) as manifest_file:
         write(data_file, arrays, {key: manifest[key] for key in ("task", "label", "command")})
         manifest["sha256"] = file_sha256(data_file)
         manifest_file.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     if not keep_pool:
-        shutil.rmtree(pool)
+        for name in (*names, *pool.glob(".*.tmp")):  # what an interrupted process was writing
+            name.unlink()
+        if not any(pool.iterdir()):
+            pool.rmdir()
     return manifest
 
 
-def _ended(target: float, episodes: Sequence[Arrays]) -> dict[str, Any]:
+def _ended(target: float, sums: dict[str, Floats]) -> dict[str, Any]:
     """How an agent did in its last sixty episodes."""
-    last = episodes[-60:]
     return {
         "target": None if target == FREE else target,
-        "episodes": len(episodes),
-        "last_return": round(float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in last])), 3),
-        "last_cost": round(float(np.mean([episode["costs"].sum(dtype=np.float64) for episode in last])), 3),
+        "episodes": len(sums["costs"]),
+        "last_return": round(float(np.mean(sums["rewards"][-60:])), 3),
+        "last_cost": round(float(np.mean(sums["costs"][-60:])), 3),
     }
+
+
+def _versions(task: Task) -> dict[str, str]:
+    """What an episode depends on."""
+    packages = ("lspc-bench", "numpy", "torch", *PACKAGES.get(task.family, ("gymnasium",)))
+    return {name: version(name) for name in packages}
 
 
 def _command(task: Task, recipe: Recipe, trajectories: int, bins: int) -> str:
     """What makes the same file."""
     usual = Recipe.default(task)
     command = f"lspc-bench data collect {task.name} --agents"
+    command += " --suite SUITE" if task.family == "own" else ""
     if recipe.targets != usual.targets:
         command += f" --targets {','.join('none' if one == FREE else f'{one:g}' for one in recipe.targets)}"
     command += f" --steps {recipe.steps}" if recipe.steps != usual.steps else ""
@@ -405,28 +415,33 @@ _made: Any = None
 def _fill(
     task: Task, recipe: Recipe, names: Sequence[Path], jobs: int, progress: Callable[[int, int], None] | None
 ) -> None:
-    """Train the agents whose episodes are not there yet."""
+    """Train the agents whose episodes are not there yet, each in a process of its own: simulators keep memory."""
     missing = [index for index, name in enumerate(names) if not name.exists()]
+    if not missing:
+        return
     context = multiprocessing.get_context("spawn")
     made = context.Value("q", (len(names) - len(missing)) * recipe.steps)
     total = len(names) * recipe.steps
-    if not missing:
-        return
-    workers = min(jobs, len(missing))
-    with ProcessPoolExecutor(workers, context, _start, (made,)) as executor:
-        waiting = {executor.submit(_make, task, recipe, index, names[index]) for index in missing}
-        try:
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when="FIRST_COMPLETED")
-                for future in done:
-                    future.result()
-                if progress is not None:
-                    progress(min(made.value, total), total)
-        except BaseException:
-            for process in list(executor._processes.values()):
-                process.terminate()
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
+    workers: Any = ProcessPool(min(jobs, len(missing)), 1, initializer=_start, initargs=(made,), context=context)
+    try:
+        waiting: set[Future[None]] = {
+            workers.schedule(_make, args=(task, recipe, index, names[index])) for index in missing
+        }
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.2, return_when="FIRST_COMPLETED")
+            for future in done:
+                future.result()
+            if progress is not None:
+                progress(min(made.value, total), total)
+        workers.close()
+    except ProcessExpired as error:
+        workers.stop()
+        raise RuntimeError(f"an agent's process ended with status {error.exitcode}; is there memory enough?") from error
+    except BaseException:
+        workers.stop()
+        raise
+    finally:
+        workers.join()
 
 
 def _start(made: Any) -> None:
@@ -444,23 +459,35 @@ def _make(task: Task, recipe: Recipe, index: int, path: Path) -> None:
     def count(steps: int) -> None:
         nonlocal counted, last
         counted += steps
-        if time.monotonic() - last > 0.2:
+        if time.monotonic() - last > 0.2:  # not at every step: the processes would wait for each other
             with _made.get_lock():
                 _made.value += counted
             counted, last = 0, time.monotonic()
 
     episodes = train_agent(task, recipe, index, count)
-    count(0)
     with replacing(path) as temporary, temporary.open("wb") as file:
         lengths = np.array([len(episode["rewards"]) for episode in episodes])
         joined = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
         np.savez(file, lengths=lengths, **joined)
 
 
-def _read(path: Path) -> list[Arrays]:
-    """An agent's episodes."""
+def _sums(path: Path) -> dict[str, Floats]:
+    """The costs and rewards of an agent's episodes (K,)."""
     with np.load(path, allow_pickle=False) as content:
-        arrays = {key: content[key] for key in content.files}
-    ends = np.cumsum(arrays.pop("lengths"))[:-1]
-    pieces = {key: np.split(values, ends) for key, values in arrays.items()}
-    return [dict(zip(pieces, one, strict=True)) for one in zip(*pieces.values(), strict=True)]
+        ends = np.cumsum(content["lengths"])[:-1]
+        pieces = {key: np.split(content[key], ends) for key in ("costs", "rewards")}
+    return {key: np.array([one.sum(dtype=np.float64) for one in parts]) for key, parts in pieces.items()}
+
+
+def _gather(paths: Sequence[Path], kept: NDArray[np.bool_]) -> Arrays:
+    """The steps of the episodes that are kept, of all agents in a row; only they come into memory together."""
+    gathered: dict[str, list[NDArray[Any]]] = {}
+    for path in paths:
+        with np.load(path, allow_pickle=False) as content:
+            lengths = content["lengths"]
+            rows = np.repeat(kept[: len(lengths)], lengths)
+            kept = kept[len(lengths) :]
+            for key in content.files:
+                if key != "lengths":
+                    gathered.setdefault(key, []).append(content[key][rows])
+    return {key: np.concatenate(parts) for key, parts in gathered.items()}

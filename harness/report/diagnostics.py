@@ -7,7 +7,7 @@ import math
 from harness.fqe import METRICS
 from harness.plan import Plan
 from harness.report.tables import markdown_table
-from harness.store import Store
+from harness.store import Results
 
 LEGEND = (
     "Last checkpoint, mean over runs, then over tasks; '-' where a policy has no such figure or the data cannot tell. "
@@ -18,7 +18,7 @@ Means = dict[str, dict[str, float]]
 """By metric, then by row of the leaderboard."""
 
 
-def final_diagnostics(store: Store, plan: Plan) -> Means:
+def final_diagnostics(store: Results, plan: Plan) -> Means:
     """Each row's figures at the last step, over the finished cells of a suite; empty where nothing is held out.
 
     Metrics and rows are in the plan's order.
@@ -44,7 +44,7 @@ def final_diagnostics(store: Store, plan: Plan) -> Means:
     return means
 
 
-def diagnostics_section(store: Store, plan: Plan) -> str:
+def diagnostics_section(store: Results, plan: Plan) -> str:
     """The table in Markdown, a line a metric and a column a row of the leaderboard; empty where there is nothing."""
     means = final_diagnostics(store, plan)
     if not means:

@@ -11,7 +11,7 @@ from harness.plan import CellData, Plan
 from harness.report.tables import csv_table, markdown_table
 from harness.report.warnings import describe_warnings
 from harness.statistics import Overall, Score, final_episodes, overall_scores, planned_runs, task_scores
-from harness.store import Store
+from harness.store import Results
 
 AnyScore = TypeVar("AnyScore", bound=Score)
 
@@ -46,7 +46,7 @@ class Leaderboard:
     notes: list[str]
 
 
-def make_leaderboard(store: Store, plan: Plan) -> Leaderboard:
+def make_leaderboard(store: Results, plan: Plan) -> Leaderboard:
     """Read a suite's results and rank them."""
     episodes = final_episodes(store, plan)
     overall, by_task = overall_scores(episodes, plan), task_scores(episodes, plan)
@@ -82,7 +82,7 @@ def _ranked(scores: Mapping[str, AnyScore]) -> list[tuple[int | None, str, AnySc
     return [(place, row, score) for place, (row, score) in enumerate(sorted(scores.items(), key=key), 1)]
 
 
-def _notes(store: Store, plan: Plan, rows: Iterable[str], overall: dict[str, Overall]) -> list[str]:
+def _notes(store: Results, plan: Plan, rows: Iterable[str], overall: dict[str, Overall]) -> list[str]:
     notes = []
     absent = [row for row in rows if row not in overall]
     if absent:
@@ -107,6 +107,22 @@ def to_markdown(boards: Sequence[Leaderboard]) -> str:
 
 
 def _markdown(board: Leaderboard) -> str:
+    data = all_data(board)
+    parts = [
+        f"# Leaderboard: {board.suite}",
+        f"Data: {data}.{f' {board.description}' if board.description else ''}",
+        f"## Overall, {len(board.tasks)} {'task' if len(board.tasks) == 1 else 'tasks'}",
+        overall_table(board),
+        LEGEND,
+        *board.notes,
+    ]
+    for task in board.tasks:
+        parts += [f"## {board.names[task]}{_suffix(board.data[task])}", task_table(board, task)]
+    return "\n\n".join(parts)
+
+
+def overall_table(board: Leaderboard) -> str:
+    """The rows over all tasks, as Markdown."""
     header = [
         "#",
         "policy",
@@ -121,7 +137,7 @@ def _markdown(board: Leaderboard) -> str:
         "safe tasks",
         "runs",
     ]
-    overall = [
+    rows = [
         [
             *_common(rank, row, score),
             _number(score.cost_tail),
@@ -133,30 +149,18 @@ def _markdown(board: Leaderboard) -> str:
         ]
         for rank, row, score in board.overall
     ]
-    parts = [
-        f"# Leaderboard: {board.suite}",
-        f"Data: {_all_data(board)}.{f' {board.description}' if board.description else ''}",
-        f"## Overall, {len(board.tasks)} {'task' if len(board.tasks) == 1 else 'tasks'}",
-        markdown_table(header, overall),
-        LEGEND,
-        *board.notes,
+    return markdown_table(header, rows)
+
+
+def task_table(board: Leaderboard, task: str) -> str:
+    """The rows of one task, given by its id, as Markdown."""
+    rows = [
+        [*_common(rank, row, score), f"{score.covered} of {score.planned}"] for rank, row, score in board.tasks[task]
     ]
-    for task, scores in board.tasks.items():
-        rows = [
-            [
-                *_common(rank, row, score),
-                f"{score.covered} of {score.planned}",
-            ]
-            for rank, row, score in scores
-        ]
-        parts += [
-            f"## {board.names[task]}{_suffix(board.data[task])}",
-            markdown_table(["#", "policy", "reward", "cost", "safe", "P(safe)", "runs"], rows),
-        ]
-    return "\n\n".join(parts)
+    return markdown_table(["#", "policy", "reward", "cost", "safe", "P(safe)", "runs"], rows)
 
 
-def _all_data(board: Leaderboard) -> str:
+def all_data(board: Leaderboard) -> str:
     """What the policies were trained on, in one line."""
     used = set(board.data.values())
     return used.pop() if len(used) == 1 else "several kinds, named with each task"
@@ -179,7 +183,7 @@ def to_records(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
                 records.append(
                     {
                         "suite": board.suite,
-                        "data": board.data.get(task) or _all_data(board),
+                        "data": board.data.get(task) or all_data(board),
                         "task": task,
                         "rank": rank,
                         "policy": row,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.files import replacing
+from harness.report.style import BLUE, VERMILLION, new_figure, save
 
 Floats = NDArray[np.float64]
 
@@ -54,15 +54,11 @@ def save_scatter(path: Path, title: str, costs: Floats, rewards: Floats, limits:
     Raises:
         ValueError: no such kind.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6, 4.5)
     axes = figure.add_subplot()
-    axes.scatter(costs, rewards, s=12, alpha=0.5, linewidths=0, color="tab:blue")
+    axes.scatter(costs, rewards, s=12, alpha=0.5, linewidths=0, color=BLUE)
     for limit in limits:
-        axes.axvline(limit, color="tab:red", linewidth=0.8, linestyle="--")
+        axes.axvline(limit, color=VERMILLION, linewidth=0.8, linestyle="--")
         axes.annotate(
             f"{limit:g}",
             (limit, 1),
@@ -70,8 +66,7 @@ def save_scatter(path: Path, title: str, costs: Floats, rewards: Floats, limits:
             xytext=(2, -2),
             textcoords="offset points",
             va="top",
-            color="tab:red",
+            color=VERMILLION,
         )
     axes.set(title=title, xlabel="cost return", ylabel="reward return")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png", dpi=150)
+    save(figure, path)

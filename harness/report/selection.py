@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from harness.plan import Plan, PlannedCell
 from harness.report.tables import csv_table, markdown_table
 from harness.statistics import checkpoint_episodes, interval, mean
-from harness.store import Store
+from harness.store import Results
 from harness.tasks import normalize_cost
 
 LEGEND = (
@@ -132,7 +132,7 @@ class SelectionReport:
     notes: list[str]
 
 
-def make_report(store: Store, plan: Plan) -> SelectionReport:
+def make_report(store: Results, plan: Plan) -> SelectionReport:
     """Read a suite's results and let every rule choose."""
     candidates = read_candidates(store, plan)
     by_checkpoint = chosen(candidates, ["row", "task", "seed", "limit"], OF_CHECKPOINTS)
@@ -144,7 +144,7 @@ def make_report(store: Store, plan: Plan) -> SelectionReport:
     return SelectionReport(plan.suite, checkpoints, policies, _notes(candidates, checkpoints, policies))
 
 
-def read_candidates(store: Store, plan: Plan) -> pd.DataFrame:
+def read_candidates(store: Results, plan: Plan) -> pd.DataFrame:
     """Every evaluated checkpoint of every policy, once for each limit it is judged by, in the order of training.
 
     Returns:
@@ -161,7 +161,7 @@ def read_candidates(store: Store, plan: Plan) -> pd.DataFrame:
     return candidates.astype({"last": bool} | dict.fromkeys(ESTIMATES, float)).sort_values("step", kind="stable")
 
 
-def _estimates(store: Store, planned: PlannedCell, limit: float) -> pd.DataFrame:
+def _estimates(store: Results, planned: PlannedCell, limit: float) -> pd.DataFrame:
     """What is known of a cell's checkpoints without roll-outs, where the limit is this one."""
     cell = planned.cell
     diagnostics = store.diagnostics(cell)

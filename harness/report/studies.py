@@ -23,7 +23,7 @@ from harness.files import replacing
 from harness.plan import Cell, Plan
 from harness.report import selection, study_figures
 from harness.statistics import final_episodes, mean_intervals, planned_runs
-from harness.store import Store
+from harness.store import Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ class Study:
     draw: Callable[[pd.DataFrame, str], Figure]
     columns: Sequence[str] = CURVES
     suites: tuple[str, ...] = ()
-    read: Callable[[Store, Sequence[Plan]], pd.DataFrame] | None = None
+    read: Callable[[Results, Sequence[Plan]], pd.DataFrame] | None = None
     measure: Callable[[Sequence[str]], pd.DataFrame] | None = None
 
 
@@ -80,7 +80,7 @@ class _Point:
     limit: float | None
 
 
-def read_curves(store: Store, plans: Sequence[Plan], limits: Judged = "together") -> pd.DataFrame:
+def read_curves(store: Results, plans: Sequence[Plan], limits: Judged = "together") -> pd.DataFrame:
     """What every row reaches, as points of curves.
 
     Args:
@@ -114,7 +114,7 @@ def read_curves(store: Store, plans: Sequence[Plan], limits: Judged = "together"
     return pd.concat(lines, ignore_index=True)[list(CURVES)].drop_duplicates(ignore_index=True)
 
 
-def _runs(store: Store, plan: Plan) -> pd.DataFrame:
+def _runs(store: Results, plan: Plan) -> pd.DataFrame:
     """Means over the last checkpoint's episodes, of every row, task, seed and limit."""
     episodes = final_episodes(store, plan)
     episodes["violation"] = 1 - episodes["satisfied"]
@@ -185,17 +185,17 @@ def _settings(cell: Cell) -> tuple[dict[str, float], str]:
     return numbers, json.dumps(words, sort_keys=True)
 
 
-def read_tradeoff(store: Store, plans: Sequence[Plan]) -> pd.DataFrame:
+def read_tradeoff(store: Results, plans: Sequence[Plan]) -> pd.DataFrame:
     """:func:`read_curves`, with a point for each limit of a method that knows the limit."""
     return read_curves(store, plans, "where known")
 
 
-def read_limits(store: Store, plans: Sequence[Plan]) -> pd.DataFrame:
+def read_limits(store: Results, plans: Sequence[Plan]) -> pd.DataFrame:
     """:func:`read_curves`, with a point for each limit."""
     return read_curves(store, plans, "apart")
 
 
-def read_samples(store: Store, plans: Sequence[Plan]) -> pd.DataFrame:
+def read_samples(store: Results, plans: Sequence[Plan]) -> pd.DataFrame:
     """:func:`read_curves` over the number of trajectories in the place of their share, and two return gaps.
 
     The metric gap is the best method's reward with all the data, whether that one is safe or not, less a row's own;
@@ -219,7 +219,7 @@ def read_samples(store: Store, plans: Sequence[Plan]) -> pd.DataFrame:
     return pd.concat([curves, *gaps], ignore_index=True)
 
 
-def read_selection(store: Store, plans: Sequence[Plan]) -> pd.DataFrame:
+def read_selection(store: Results, plans: Sequence[Plan]) -> pd.DataFrame:
     """The records of :mod:`harness.report.selection`, with the data that was trained on."""
     frame = pd.DataFrame(selection.to_records([selection.make_report(store, plan) for plan in plans]))
     (data,) = {used.name for plan in plans for several in plan.data.values() for used in several}

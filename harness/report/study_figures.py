@@ -1,7 +1,7 @@
 """The figures of the studies, each drawn from its table alone.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart, and a grey; a policy keeps its colour and marker, and a
-variant of its algorithm has another line. Whiskers are 95% intervals over seeds.
+A policy keeps its colour and marker, and a variant of its algorithm has another line. Whiskers are 95% intervals over
+seeds.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from harness.report.style import new_figure, row_styles
 from harness.tasks import all_names, all_tasks, find_task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-LINES = ("-", "--", ":", "-.")
 Style = dict[str, Any]
 LIMIT: Style = {"color": "#666666", "linewidth": 0.9, "linestyle": (0, (1, 2)), "zorder": 0}
 SIZES: Any = {"font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7}
@@ -171,13 +169,8 @@ def _panels(
     rows: Sequence[Any], columns: Iterable[Any], height: float, width: float = 3.7
 ) -> tuple[Figure, dict[tuple[Any, Any], Axes]]:
     """A figure with a panel for every row and column, by both."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = list(columns)
-    size = (max(width * len(columns), 6.5), height * len(rows) + 1.2)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(width * len(columns), 6.5), height * len(rows) + 1.2)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     panels = {(row, column): grid[i, j] for i, row in enumerate(rows) for j, column in enumerate(columns)}
     for axes in panels.values():
@@ -192,25 +185,8 @@ def _pairs(table: pd.DataFrame, one: str, other: str) -> list[tuple[str, str]]:
 
 def _styles(methods: Iterable[str]) -> dict[str, Style]:
     """How each method is drawn: ``lspc-o [lspc-live]`` as ``lspc-o``, with another line."""
-    names = list(dict.fromkeys(methods))
-    policies = list(dict.fromkeys(name.partition(" [")[0] for name in names))
-    variants = list(dict.fromkeys(["", *(name.partition(" [")[2] for name in names)]))
-    styles = {}
-    for name in names:
-        policy, _, variant = name.partition(" [")
-        number = policies.index(policy)
-        styles[name] = {
-            "label": name,
-            "color": COLOURS[number % len(COLOURS)],
-            "marker": MARKERS[number % len(MARKERS)],
-            "markerfacecolor": "white" if variant else COLOURS[number % len(COLOURS)],
-            "linestyle": LINES[variants.index(variant) % len(LINES)],
-            "linewidth": 1.4,
-            "markersize": 4.5,
-            "elinewidth": 0.8,
-            "capsize": 2,
-        }
-    return styles
+    drawn = {"linewidth": 1.4, "markersize": 4.5, "elinewidth": 0.8, "capsize": 2}
+    return {name: {"label": name, **style, **drawn} for name, style in row_styles(methods).items()}
 
 
 def _curves(axes: Axes, points: pd.DataFrame, styles: dict[str, Style]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from harness.plan import Plan
-from harness.store import Store
+from harness.store import Results
 
 
-def describe_warnings(store: Store, plan: Plan) -> list[str]:
+def describe_warnings(store: Results, plan: Plan) -> list[str]:
     """A line for each task, algorithm and trouble that holds at the end of training: of how many agents, since when."""
     done: Counter[tuple[str, str]] = Counter()
     since: dict[tuple[str, str, str], list[int]] = {}

@@ -91,7 +91,8 @@ def states(results: Path) -> dict[tuple[str, int], Status]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "run", "status", "leaderboard", "algorithms", "tasks", "data", "data check", "data download"]
+    "command",
+    ["", "run", "status", "leaderboard", "archive", "algorithms", "tasks", "data", "data check", "data download"],
 )
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = (
@@ -207,7 +208,7 @@ def test_a_failing_cell_is_recorded_and_tried_again_alone(
     assert f"BallRun toy seed 1 {state}: {reason}\n" in first.stderr
     found = states(runs)
     assert found.pop(("toy", 1)).state == state
-    assert set(found.values()) == {Status("done")}
+    assert {status.state for status in found.values()} == {"done"}
     shown = call("status", runs)
     assert shown.exit_code == 0
     assert f"{state}: {reason}" in shown.stdout
@@ -412,13 +413,15 @@ def test_an_interrupted_run_goes_on(write_suite: WriteSuite, plugins: Path, runs
 def test_status_counts_for_each_task_and_algorithm(finished: Path) -> None:
     done = call("status", finished)
     assert done.exit_code == 0
-    assert [" ".join(line.split()) for line in done.stdout.splitlines()] == [
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[:5] == [
         "Suite smoke: 8 of 8 cells done.",
         "task algorithm done unfinished failed diverged missing",
         "BallRun lspc 2 of 2 0 0 0 0",
         "BallRun bc mode=all 2 of 2 0 0 0 0",
         "BallRun bc mode=safe 4 of 4 0 0 0 0",
     ]
+    assert all(line.startswith("Warning: BallRun lspc, ") for line in lines[5:])  # of so few steps
     assert call("status", finished, "--suite", "smoke").stdout == done.stdout
     wrong = call("status", finished, "--suite", "smok")
     assert (wrong.exit_code, "Did you mean 'smoke'?" in wrong.stderr) == (2, True)
@@ -439,14 +442,14 @@ def test_status_counts_what_is_missing(finished: Path, tmp_path: Path) -> None:
 def test_the_leaderboard_in_every_format(finished: Path, tmp_path: Path) -> None:
     texts = {name: call("leaderboard", finished, "--format", name).stdout for name in ("markdown", "csv", "json")}
     assert call("leaderboard", finished).stdout == texts["markdown"]
-    assert "demo data" in texts["markdown"]
+    assert "demo data, not DSRL" in texts["markdown"]
     rows = list(csv.DictReader(texts["csv"].splitlines()))
     policies = {"lspc-s", "lspc-o", "bc-all", "bc-safe"}
     for task in ("", "OfflineBallRun-v0"):
         mine = [row for row in rows if row["task"] == task]
         assert {row["policy"] for row in mine} == policies
         assert [row["rank"] for row in mine] == ["1", "2", "3", "4"]
-        assert {(row["data"], row["runs"], row["planned_runs"]) for row in mine} == {("demo data", "4", "4")}
+        assert {(row["data"], row["runs"], row["planned_runs"]) for row in mine} == {("demo data, not DSRL", "4", "4")}
     (board,) = json.loads(texts["json"])
     assert [row["policy"] for row in board["rows"]] == [row["policy"] for row in rows]
     for policy in policies:
@@ -496,7 +499,7 @@ def test_an_algorithm_is_checked(plugins: Path) -> None:
     good = call("algorithms", "toy", "--check")
     assert good.exit_code == 0
     lines = good.stdout.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 12
     assert all(line.startswith("holds   ") for line in lines)
     bad = call("algorithms", "toy-synchronising", "--check")
     assert bad.exit_code == 1
@@ -583,7 +586,29 @@ def test_the_data_that_ships_is_good() -> None:
         done = call("data", "check", task, "--source", "demo")
         assert (done.exit_code, done.stdout.startswith(f"{task}: good, ")) == (0, True)
         described = call("data", "describe", task, "--source", "demo")
-        assert described.stdout.startswith(f"{task} (demo data, not DSRL): {dataset_path(find_task(task), 'demo')}\n")
+        assert described.stdout.startswith(
+            f"{task} (agent-collected data, not DSRL): {dataset_path(find_task(task), 'demo')}\n"
+        )
+
+
+def test_what_is_not_dsrls_is_set_beside_dsrls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = [
+        "this data DSRL",
+        "trajectories 200 886",
+        "least reward return -71.1 0.3831",
+        "greatest reward return 610.2 881.5",
+        "greatest cost return 145 80",
+        "Not known here of DSRL's: quantiles, means, the share within each limit.",
+    ]
+    text = call("data", "describe", "BallCircle", "--source", "demo").stdout
+    assert "\n".join(beside) in "\n".join(" ".join(line.split()) for line in text.splitlines())
+    # The same file where DSRL's is looked for stands for itself.
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
+    task = find_task("BallCircle")
+    shutil.copy(dataset_path(task, "demo"), tmp_path / task.dataset_file)
+    plain = call("data", "describe", "BallCircle").stdout
+    assert plain.startswith("BallCircle (DSRL): ")
+    assert "Not known here" not in plain
 
 
 def test_checking_many_tells_all_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,12 +627,14 @@ def test_a_dataset_is_drawn_and_filtered(tmp_path: Path) -> None:
     plot = plain.stdout.partition("reward return\n")[2].splitlines()
     assert len(plot) > 16
     assert any("|" in line for line in plot)  # cost limits
-    filtered = call("data", "describe", "BallCircle", "--source", "demo", "--filter", "density_grid={most: 2}")
+    filtered = call(
+        "data", "describe", "BallCircle", "--source", "demo", "--filter", "density_grid={most: 2, fewest: 0}"
+    )
     assert filtered.exit_code == 0, filtered.output
     assert "filtered: density_grid" in filtered.stdout.splitlines()[0]
     counts = [int(one.stdout.partition(" trajectories")[0].rsplit("\n", 1)[1]) for one in (plain, filtered)]
-    assert counts[0] == 150
-    assert 10 < counts[1] < 100
+    assert counts[0] == 200
+    assert 50 < counts[1] < 150
 
 
 @pytest.mark.parametrize(
@@ -674,7 +701,10 @@ def test_every_family_from_data_to_film(tmp_path: Path, monkeypatch: pytest.Monk
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("all-families: 12 done, 0 failed, 0 skipped.")
     board = call("leaderboard", tmp_path / "runs").stdout
-    assert all(f"## {task} (demo data)" in board for task in ("BallRun", "PointGoal1", "SwimmerVelocity", "easysparse"))
+    assert all(
+        f"## {task} (demo data, not DSRL)" in board
+        for task in ("BallRun", "PointGoal1", "SwimmerVelocity", "easysparse")
+    )
     film = call(
         *("render", tmp_path / "runs", "--task", "easysparse", "--policy", "lspc-o", "--every", 100),
         *("--output", tmp_path / "film.gif"),

@@ -25,7 +25,7 @@ from harness.diagnostics import Diagnostics, evenly, held_out_batch
 from harness.evaluation import Evaluator
 from harness.executors.local import LocalExecutor
 from harness.plan import Cell, CellData, Job
-from harness.store import Store
+from harness.store import DIAGNOSTICS, Store
 from harness.suite import Evaluation
 from harness.tasks import find_task
 from harness.training import Training
@@ -174,7 +174,7 @@ def test_diagnostics_resumed_are_diagnostics_uninterrupted(name: str, tmp_path: 
         frames = [Store(tmp_path / part).diagnostics(one) for part in ("whole", "parts")]
         pd.testing.assert_frame_equal(*frames)
         assert sorted(frames[0]["step"].unique()) == [3, 6]
-        assert frames[0].columns.tolist() == ["step", "policy", "metric", "value"]
+        assert frames[0].columns.tolist() == list(DIAGNOSTICS)
         assert not frames[0].duplicated(["step", "policy", "metric"]).any()
         record = Store(tmp_path / "whole").record(one)["dataset"]
         assert (record["trajectories"], record["held_out_trajectories"]) == (180, 20)

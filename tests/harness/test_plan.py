@@ -439,7 +439,8 @@ def test_dsrl_is_the_full_protocol(builtin: dict[str, Plan]) -> None:
     assert len(per_task) == 38
     assert {len(limits) for limits in per_task.values()} == {3}
     baselines = {"bc-all", "bc-safe", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt"}
-    assert rows(plan) == rows(builtin["demo"]) == {"lspc-s", "lspc-o", *baselines}
+    lspc = {f"{policy} [{label}]" for policy in ("lspc-s", "lspc-o") for label in ("lspc", "lspc-live")}
+    assert rows(plan) == rows(builtin["demo"]) == {*lspc, *baselines}
     assert {planned.cell.seed for planned in plan.cells} == {0, 1, 2}
     assert {planned.cell.evaluation.final for planned in plan.cells} == {20}
     per_row = {
@@ -641,17 +642,17 @@ def test_what_is_held_out_is_part_of_a_cell_and_nothing_where_nothing_is(own: Ca
     assert {one.cell.hash for one in before.cells}.isdisjoint(one.cell.hash for one in after.cells)
     explicit = make_plan(own(OWN.replace("noise: 0.1", "noise: 0.1, holdout: 0, holdout_seed: 0")))
     assert [one.cell.hash for one in explicit.cells] == [one.cell.hash for one in before.cells]
-    data, task = after.data["Reach"], after.tasks["Reach"]
+    (data,), task = after.data["Reach"], after.tasks["Reach"]
     assert (data.holdout, data.holdout_seed) == (0.125, 4)
     assert data.describe() == "own file reach.hdf5, filtered: noise 0.1, seed 1234, 12.5% of trajectories held out"
     training, held_out = data.load(task)
     assert held_out is not None
     assert (len(training.trajectories), len(held_out.trajectories)) == (26, 4)
-    whole, nothing = before.data["Reach"].load(task)
+    whole, nothing = before.data["Reach"][0].load(task)
     assert (len(whole.trajectories), nothing) == (30, None)
 
 
 def test_too_few_trajectories_to_hold_any_out_are_refused(own: Callable[..., SuiteFile]) -> None:
     plan = make_plan(own(OWN.replace("noise: 0.1", "holdout: 0.01")))
     with pytest.raises(UserError, match=r"reach.hdf5: a holdout of 0.01 of its 30 trajectories leaves none held out"):
-        plan.data["Reach"].load(plan.tasks["Reach"])
+        plan.data["Reach"][0].load(plan.tasks["Reach"])

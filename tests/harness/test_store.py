@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.files import replacing, write_json
 from harness.plan import Cell, CellData, Job, Plan, PlannedCell
-from harness.store import Status, Store
+from harness.store import DIAGNOSTICS, Status, Store
 from harness.suite import Evaluation
 
 context = multiprocessing.get_context("fork")
@@ -273,7 +273,7 @@ def test_a_damaged_checkpoint_is_told_with_its_path(tmp_path: Path) -> None:
 
 def test_diagnostics_are_kept_and_there_are_none_where_nothing_is_held_out(store: Store) -> None:
     write_results(store, cell(0))
-    assert store.diagnostics(cell(0)).columns.tolist() == ["step", "policy", "metric", "value"]
+    assert store.diagnostics(cell(0)).columns.tolist() == list(DIAGNOSTICS)
     assert store.diagnostics(cell(0)).empty
     assert not (store.folder(cell(0)) / "diagnostics.parquet").exists()
     frame = pd.DataFrame({"step": [3, 3], "policy": ["", "bc"], "metric": ["kl", "x"], "value": [np.nan, np.inf]})

@@ -89,7 +89,7 @@ def test_a_good_suite(write_suite: WriteSuite) -> None:
         ("final: 4", "final: true", 18, ["evaluation.final: must not be true or false"]),
         ("seeds: [3, 5]", "steps: many", 16, ["steps: ", "integer", "not 'many'"]),
         ("seeds: [3, 5]", "steps: yes", 16, ["steps: must not be true or false"]),
-        ("seeds: [3, 5]", "data: {source: mine}", 16, ["data.source: ", "'dsrl' or 'demo'", "not 'mine'"]),
+        ("seeds: [3, 5]", "data: {source: mine}", 16, ["data.source: ", "'dsrl', 'agents' or 'demo'", "not 'mine'"]),
         ("seeds: [3, 5]", "cost_limits: 10", 16, ["cost_limits: ", "list"]),
         ("seeds: [3, 5]", "cost_limits: [10, low]", 16, ["cost_limits.1: ", "number", "not 'low'"]),
         # out of bounds

@@ -18,7 +18,7 @@ from harness.report.warnings import describe_warnings
 from harness.store import Store
 from harness.suite import Evaluation
 from harness.tasks import find_task
-from harness.training import Training
+from harness.training import Training, lasting_warnings
 
 DEAD = "its cost value is 0 in every state: the safety constraint does not tell states apart"
 
@@ -65,7 +65,7 @@ def test_a_dead_cost_value_is_said_once_and_kept_in_the_status(tmp_path: Path, d
     fix_cost_value(loop, 1, 5.0)
     loop.advance(lambda: loop.step >= 10)
     loop.checkpoint()
-    assert said == [f"seed 0: {DEAD} (steps 1 to 1)"]
+    assert said == [f"seed 0: {DEAD} (step 1)"]
 
     loop = training(store, dataset, said)  # as after an interrupt
     loop.advance(lambda: False)
@@ -96,8 +96,24 @@ def test_what_ended_before_the_end_is_said_but_not_kept(tmp_path: Path, dataset:
     loop.advance(lambda: False)
     loop.collect()
     loop.finish({})
-    assert said == [f"seed 0: {DEAD} (steps 1 to 1)"]
+    assert said == [f"seed 0: {DEAD} (step 1)"]
     assert store.status(cell(0)).warnings == {}
+
+
+def test_only_what_lasts_is_said() -> None:
+    kind = registry.load("cpq")
+    config = kind.Hyperparameters(steps=100)
+    free, bound = {"alpha": 1.0}, {"alpha": 148.41}
+    text = "its multiplier alpha stands at its upper bound, 148.4"
+
+    def curve(*rows: dict[str, float]) -> list[dict[str, float]]:
+        return [{"step": index + 1, **row} for index, row in enumerate(rows)][::-1]
+
+    assert lasting_warnings(kind, config, curve(bound)) == {text: 1}
+    assert lasting_warnings(kind, config, curve(free, bound, bound)) == {}
+    assert lasting_warnings(kind, config, curve(free, *[bound] * 5)) == {}
+    assert lasting_warnings(kind, config, curve(free, *[bound] * 6)) == {text: 2}
+    assert lasting_warnings(kind, config, curve(free, *[bound] * 6, free)) == {}
 
 
 @pytest.mark.parametrize(

@@ -148,11 +148,11 @@ def test_different_datasets_are_noted(make: Make) -> None:
 def test_demo_data_is_labelled_in_every_format(make: Make) -> None:
     board = make(source="demo")
     page = to_markdown([board])
-    assert "Data: demo data (scripted behaviours, not DSRL). Nothing was trained." in page
-    assert page.count("(demo data)") == len(board.tasks)
-    assert {row["data"] for row in csv.DictReader(io.StringIO(to_csv([board])))} == {"demo data"}
+    assert "Data: demo data, not DSRL. Nothing was trained." in page
+    assert page.count("(demo data, not DSRL)") == len(board.tasks)
+    assert {row["data"] for row in csv.DictReader(io.StringIO(to_csv([board])))} == {"demo data, not DSRL"}
     (suite,) = json.loads(to_json([board]))
-    assert {*suite["data"].values(), *(row["data"] for row in suite["rows"])} == {"demo data"}
+    assert {*suite["data"].values(), *(row["data"] for row in suite["rows"])} == {"demo data, not DSRL"}
     dsrl = make(source="dsrl")
     assert all("demo" not in write([dsrl]) for write in FORMATS.values())
 
@@ -211,7 +211,7 @@ def test_markdown_golden(make: Make) -> None:
         == f"""\
 # Leaderboard: made-up
 
-Data: demo data (scripted behaviours, not DSRL). Nothing was trained.
+Data: demo data, not DSRL. Nothing was trained.
 
 ## Overall, 1 task
 
@@ -224,7 +224,7 @@ Data: demo data (scripted behaviours, not DSRL). Nothing was trained.
 
 No results yet: bc-all, bc-safe, bc-frontier.
 
-## BallRun (demo data)
+## BallRun (demo data, not DSRL)
 
 |   # | policy | reward |  cost | safe | P(safe) |   runs |
 | --: | ------ | -----: | ----: | ---- | ------: | -----: |

@@ -46,7 +46,7 @@ FACTOR = TASK.max_episode_steps * (1 - 0.9)
 # By roll-outs bc-all is best at step 200; FQE takes step 100, held-out loss 300.
 Point = tuple[float, float, float, float, float]
 POINTS: dict[str, list[Point]] = {
-    "bc-all": [(0.5, 0.5, 0.9, 0.5, 3.0), (0.75, 1.0, 0.6, 1.0, 2.0), (1.0, 1.5, 2.0, 1.1, 1.0)],
+    "bc-all": [(0.5, 0.5, 0.9, 0.5, 3.0), (0.75, 1.0, 0.6, 0.3, 2.0), (1.0, 1.5, 2.0, 1.1, 1.0)],
     "bc-safe": [(0.2, 2.0, 0.2, 3.0, 2.0), (0.4, 1.25, 0.4, 2.0, 1.0), (0.3, 1.4, 0.3, 2.5, 3.0)],
 }
 

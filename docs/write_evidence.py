@@ -1,0 +1,276 @@
+"""Bring docs/evidence.md up to date, tables and pictures: python docs/write_evidence.py [--check] [RESULTS].
+
+RESULTS (results/evidence) is an archive or a results folder of one suite; nothing is trained. --check writes nothing:
+it says whether the page holds what the results give, and whether the pictures are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness import registry
+from harness.archive import open_results
+from harness.plan import Plan, PlannedCell
+from harness.report.diagnostics import diagnostics_section
+from harness.report.leaderboard import LEGEND, Leaderboard, all_data, make_leaderboard, overall_table, task_table
+from harness.report.pictures import save_curves, save_plane
+from harness.report.tables import markdown_table
+from harness.statistics import final_episodes, interval, mean, seed_matrix, task_scores
+from harness.store import Results
+
+ROOT = Path(__file__).parent.parent
+PAGE, RESULTS = ROOT / "docs" / "evidence.md", ROOT / "results" / "evidence"
+PUBLISHED = ROOT / "results" / "published" / "published.csv"
+PLANE, CURVES = "evidence.png", "evidence-curves.png"
+END = "<!-- end -->\n"
+FAMILY = "bullet"
+"""Whose published averages stand beside ours."""
+
+
+class Evidence:
+    """The page's parts, made from a suite's results."""
+
+    def __init__(self, results: Results, plan: Plan) -> None:
+        self.results, self.plan = results, plan
+        self.board: Leaderboard = make_leaderboard(results, plan)
+        episodes = final_episodes(results, plan)
+        judged = zip(episodes["task"], episodes["limit"], strict=True)
+        self.episodes = episodes[
+            np.array([limit in plan.tasks[task].cost_limits for task, limit in judged], dtype=bool)
+        ]
+        """Those at the limits of DSRL's protocol, for what is set beside published numbers."""
+        self.done = [planned for planned in plan.cells if results.status(planned.cell).state == "done"]
+
+    def parts(self) -> dict[str, Callable[[], str]]:
+        """What stands between ``<!-- NAME -->`` and ``<!-- end -->``, by name."""
+        return {
+            "ran": self.ran,
+            "paper": self.paper,
+            "claims": self.claims,
+            "overall": self.overall,
+            "tasks": self.tasks,
+            "curves": self.curves,
+            "held out": self.held_out,
+        }
+
+    def ran(self) -> str:
+        """What was run, on what, for how long."""
+        plan, tasks = self.plan, list(self.board.names.values())
+        seeds = len({planned.cell.seed for planned in plan.cells})
+        limits = sorted({limit for planned in plan.cells for limit in planned.cell.evaluation_limits})
+        records = [self.results.record(planned.cell) for planned in self.done]
+        machines = sorted({f"{record['platform']}, {record['device']}" for record in records})
+        commits = sorted({record["git_commit"][:7] for record in records if record["git_commit"]})
+        lines = [
+            f"{len(self.done)} of {len(plan.cells)} cells of suite `{plan.suite}` are done: {len(tasks)} tasks "
+            f"({', '.join(tasks)}), {seeds} seeds, cost limits {', '.join(f'{limit:g}' for limit in limits)}. "
+            f"Data: {all_data(self.board)}.",
+            f"Training took {_seconds(self.results, self.done) / 3600:.1f} hours in all, roll-outs beside it not "
+            f"counted, on {'; '.join(machines) or 'no machine yet'}. Code: {', '.join(commits) or 'unknown'}.",
+        ]
+        rows = []
+        for label in dict.fromkeys(planned.label for planned in plan.cells):
+            mine = [planned for planned in plan.cells if planned.label == label]
+            done = [planned for planned in self.done if planned.label == label]
+            steps, batch = (_set_and_published(mine, name) for name in ("steps", "batch_size"))
+            hours = f"{_seconds(self.results, done) / 3600:.2f}"
+            rows.append([label, ", ".join(mine[0].rows.values()), *steps, *batch, f"{len(done)} of {len(mine)}", hours])
+        header = ["algorithm", "rows", "steps", "published", "batch", "published", "cells", "hours"]
+        return "\n\n".join([*lines, markdown_table(header, rows)])
+
+    def paper(self) -> str:
+        """Published averages beside ours."""
+        tasks = [task for task in self.plan.tasks.values() if task.family == FAMILY]
+        names = ", ".join(task.name for task in tasks)
+        with PUBLISHED.open(encoding="utf-8", newline="") as file:
+            published = [row for row in csv.DictReader(file) if row["source"] == "lspc" and row["family"] == FAMILY]
+        lines = []
+        for row in sorted(published, key=lambda row: (row["scope"], not row["algorithm"].startswith("LSPC"))):
+            if row["scope"] == "average":
+                where, here = "8 tasks", [task.id for task in tasks]
+            elif row["task_id"] in self.plan.tasks:
+                where, here = row["task"], [row["task_id"]]
+            else:
+                continue
+            numbers = [_number(float(row[f"normalized_{name}"])) for name in ("reward", "cost")]
+            mine = self._rows(row["algorithm"].lower()) or [""]
+            lines += [[row["algorithm"], where, *numbers, name or "not run", *self._means(name, here)] for name in mine]
+        header = ["paper", "on", "reward", "cost", "here", "reward", "95% interval", "cost", "95% interval", "n"]
+        limits = ", ".join(f"{limit:g}" for limit in sorted(set(self.episodes["limit"])))
+        note = (
+            "**The data differ.** The paper's averages are over DSRL's eight Bullet tasks, on DSRL's data (arXiv "
+            f"2412.08794, Table 1, as a third party quotes it); ours are over {len(tasks)} of these tasks ({names}), "
+            f"on {all_data(self.board)}, with the steps above. Both are judged at DSRL's limits ({limits}). Intervals: "
+            "95% stratified bootstrap of the mean over n seeds."
+        )
+        return f"{note}\n\n{markdown_table(header, lines)}"
+
+    def claims(self) -> str:
+        """What the paper says of LSPC, and whether it is so here."""
+        lines = []
+        for optimised in self._rows("lspc-o"):
+            safest = optimised.replace("lspc-o", "lspc-s", 1)
+            lines += [
+                self._claim(f"{safest}: cost at most 1", safest, "cost"),
+                self._claim(f"{optimised}: cost at most 1", optimised, "cost"),
+                *(
+                    self._claim(f"{optimised} earns more than {other}", optimised, "reward", other)
+                    for other in (safest, *self._rows("bc-safe"))
+                ),
+            ]
+        note = (
+            "Cost is the normalised mean; a difference is that of normalised mean rewards, paired by seed and task. An "
+            "interval that lies on one side alone decides, yes or no; otherwise the seeds do not tell."
+        )
+        header = ["what the paper claims", "here", "95% interval", "n", "tasks", "so?"]
+        return "\n\n".join([markdown_table(header, lines), note])
+
+    def overall(self) -> str:
+        """The leaderboard over all tasks, and its picture."""
+        picture = f"![Reward against cost of every policy, a panel for each task]({PLANE})"
+        return "\n\n".join([overall_table(self.board), LEGEND, *self.board.notes, picture])
+
+    def tasks(self) -> str:
+        """A leaderboard for each task."""
+        return "\n\n".join(f"### {name}\n\n{task_table(self.board, task)}" for task, name in self.board.names.items())
+
+    def curves(self) -> str:
+        """The picture of the learning curves."""
+        return (
+            f"![Reward and cost against training, two panels for each task]({CURVES})\n\n"
+            "Mean over seeds, a seed's number being the mean over its limits; the band is one standard error. Points "
+            "before the last rest on fewer episodes."
+        )
+
+    def held_out(self) -> str:
+        """What was measured on held-out data."""
+        _, _, table = diagnostics_section(self.results, self.plan).strip().partition("\n\n")
+        return table or "Nothing was held out."
+
+    def draw(self, folder: Path) -> None:
+        """The pictures."""
+        save_plane(self.board, self.plan, folder / PLANE)
+        save_curves(self.results, self.board, self.plan, folder / CURVES)
+
+    def _rows(self, policy: str) -> list[str]:
+        """A policy's rows, with the variants of its algorithm, in the plan's order."""
+        rows = dict.fromkeys(row for planned in self.plan.cells for row in planned.rows.values())
+        return [row for row in rows if row.partition(" [")[0] == policy]
+
+    def _of(self, row: str) -> pd.DataFrame:
+        return self.episodes[self.episodes["row"] == row]
+
+    def _means(self, row: str, tasks: list[str]) -> list[str]:
+        """Reward and cost over certain tasks, with intervals and the number of seeds; only if all are there."""
+        mine = self._of(row)
+        mine = mine[mine["task"].isin(tasks)]
+        if mine["task"].nunique() < len(tasks):
+            return ["-"] * 5
+        scores = task_scores(mine, self.plan).values()
+        rewards, costs = seed_matrix(mine), seed_matrix(mine, "cost")
+        return [
+            _number(sum(score.reward for score in scores) / len(scores)),
+            _interval(rewards),
+            _number(sum(score.cost for score in scores) / len(scores)),
+            _interval(costs),
+            str(len(rewards)),
+        ]
+
+    def _claim(self, text: str, row: str, column: str, other: str | None = None) -> list[str]:
+        """A line: that a row's cost is at most 1, or that its reward is above another's."""
+        matrix = self._wide(row, column)
+        if other is not None:
+            matrix = (matrix - self._wide(other, column)).dropna(axis="columns", how="all").dropna()
+        if matrix.empty:
+            return [text, "-", "-", "0", "-", "not run"]
+        values = matrix.to_numpy(dtype=float)
+        here, seeds = _number(float(values.mean())), str(len(values))
+        tasks = f"{values.shape[1]} of {len(self.plan.tasks)}"
+        if len(values) < 2:
+            return [text, here, "-", seeds, tasks, "one seed cannot tell"]
+        low, high = interval(values, mean)
+        holds, fails = (low > 0, high <= 0) if other else (high <= 1, low > 1)
+        return [text, here, _interval(values), seeds, tasks, "yes" if holds else "no" if fails else "undecided"]
+
+    def _wide(self, row: str, column: str) -> pd.DataFrame:
+        """Means over limits: a line a seed, a column a task; only seeds with every task and limit."""
+        runs = self._of(row).groupby(["seed", "task", "limit"])[column].mean()
+        return runs.unstack(["task", "limit"]).dropna().T.groupby(level="task").mean().T
+
+
+def _seconds(results: Results, cells: list[PlannedCell]) -> float:
+    """How long cells trained; those that trained together once."""
+    groups: dict[tuple[str, ...], float] = {}
+    for planned in cells:
+        record = results.record(planned.cell)
+        group = tuple(record["group"])
+        groups[group] = max(groups.get(group, 0.0), record["training_seconds"])
+    return sum(groups.values())
+
+
+def _set_and_published(cells: list[PlannedCell], name: str) -> tuple[str, str]:
+    """A hyperparameter as the suite has it for a label's cells, and as published; all values that there are."""
+    used, published = set(), set()
+    for planned in cells:
+        algorithm = registry.load(planned.cell.algorithm)
+        used.add(planned.cell.hyperparameters[name])
+        default = algorithm.Hyperparameters.model_fields[name].default
+        published.add(algorithm.published(planned.cell.definition).get(name, default))
+    return " ".join(map(str, sorted(used))), " ".join(map(str, sorted(published)))
+
+
+def _interval(matrix: NDArray[np.float64]) -> str:
+    """Of the mean of a (seeds, tasks) matrix."""
+    return " to ".join(map(_number, interval(matrix, mean))) if len(matrix) > 1 else "-"
+
+
+def _number(value: float) -> str:
+    return f"{value:z.2f}"
+
+
+def replaced(text: str, name: str, part: str) -> str:
+    """The page with another text between a part's marks.
+
+    Raises:
+        ValueError: the page does not say where it goes.
+    """
+    begin = f"<!-- {name} -->\n"
+    before, found, rest = text.partition(begin)
+    _, end, after = rest.partition(END)
+    if not (found and end):
+        raise ValueError(f"the page lacks {begin.strip()} or {END.strip()} behind it")
+    return f"{before}{begin}\n{part}\n\n{END}{after}"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or say that it is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", nargs="?", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args(arguments)
+    results = open_results(given.results)
+    (plan,) = results.plans()
+    evidence = Evidence(results, plan)
+    wanted = text = given.page.read_text(encoding="utf-8")
+    for name, part in evidence.parts().items():
+        wanted = replaced(wanted, name, part())
+    if given.check:
+        absent = [name for name in (PLANE, CURVES) if not given.page.with_name(name).exists()]
+        print("out of date" if text != wanted else f"{' and '.join(absent)} missing" if absent else "up to date")
+        return int(text != wanted or bool(absent))
+    given.page.write_text(wanted, encoding="utf-8")
+    evidence.draw(given.page.parent)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
