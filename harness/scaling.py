@@ -1,13 +1,15 @@
 """What an update and an action cost as observations grow: algorithms at their published sizes, on made-up data.
 
-No simulator is needed. One agent trains on the CPU; the data of a size is random, with the actions of AntRun (8) and
-episodes of its length (200 steps). An action is one of one environment, with all that a policy does between two steps.
+No simulator is needed. One agent trains on the CPU, in one thread; what counts is the thread's own time, so that what
+else runs on the machine matters little. The data of a size is random, with as many actions as AntRun has (8). An action
+is one of one environment, with all that a policy does between two steps.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +30,7 @@ from harness.settings import parse_settings
 from harness.tasks import find_task
 
 TASK = find_task("AntRun")
-TRAJECTORIES = 10
+TRAJECTORIES, LENGTH = 200, 20
 COLUMNS = ("machine", "method", "observation_size", "batch_size", "metric", "median", "low", "high")
 WARM_UP = 3
 """Updates, and actions, before the first that is timed."""
@@ -74,28 +76,37 @@ def measure(overrides: Sequence[str] = ()) -> pd.DataFrame:
     keep_freed_memory()
     machine = this_machine("cpu")
     assert machine is not None, "a CPU is always there"
-    place = {"machine": f"{machine.describe()}, {torch.get_num_threads()} threads"}
-    lines = []
-    for size in asked.sizes:
-        data = made_up(size)
-        for name, kind in kinds.items():
-            update, policies = _agent(kind, data, asked.batch_size)
-            point = {**place, "observation_size": size, "batch_size": asked.batch_size}
-            timed = _timed(update, asked.updates, asked.rounds)
-            lines.append({**point, "method": name, "metric": "update_ms", **timed})
-            for policy_name, policy in policies().items():
-                timed = _timed(_actor(policy, data), asked.actions, asked.rounds)
-                lines.append({**point, "method": policy_name, "metric": "act_ms", **timed})
+    lines: list[dict[str, Any]] = []
+    with _one_thread():
+        for size in asked.sizes:
+            data = made_up(size)
+            for name, kind in kinds.items():
+                point = {"machine": machine.describe(), "observation_size": size, "batch_size": asked.batch_size}
+                update, policies = _agent(kind, data, asked.batch_size)
+                timed = _timed(update, asked.updates, asked.rounds)
+                lines.append({**point, "method": name, "metric": "update_ms", **timed})
+                for policy_name, policy in policies().items():
+                    timed = _timed(_actor(policy, data), asked.actions, asked.rounds)
+                    lines.append({**point, "method": policy_name, "metric": "act_ms", **timed})
     return pd.DataFrame(lines)[list(COLUMNS)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def made_up(size: int) -> Dataset:
     """Random transitions with observations of so many numbers; some trajectories cost nothing, some much."""
     generator = np.random.default_rng(size)
     task = replace(TASK, observation_size=size)
-    length = task.max_episode_steps
-    rows = TRAJECTORIES * length
-    boldness = np.repeat(np.linspace(0, 0.4, TRAJECTORIES), length)
+    rows = TRAJECTORIES * LENGTH
+    boldness = np.repeat(generator.uniform(0, 0.4, TRAJECTORIES), LENGTH)
     arrays = {
         "observations": generator.standard_normal((rows, size), dtype=np.float32),
         "next_observations": generator.standard_normal((rows, size), dtype=np.float32),
@@ -103,7 +114,7 @@ def made_up(size: int) -> Dataset:
         "rewards": (5 * boldness + generator.uniform(0, 1, rows)).astype(np.float32),
         "costs": (generator.uniform(size=rows) < boldness).astype(np.float32),
         "terminals": np.zeros(rows, dtype=bool),
-        "timeouts": np.arange(rows) % length == length - 1,
+        "timeouts": np.arange(rows) % LENGTH == LENGTH - 1,
     }
     return Dataset(task, Path("made-up.hdf5"), "own", arrays)
 
@@ -139,11 +150,11 @@ def _actor(policy: Policy, data: Dataset) -> Callable[[int], None]:
 
 
 def _timed(run: Callable[[int], None], count: int, rounds: int) -> dict[str, float]:
-    """Milliseconds for one of the ``count`` that a round makes: median and quartiles over rounds."""
+    """Milliseconds of CPU time for one of the ``count`` that a round makes: median and quartiles over rounds."""
     times = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         run(count)
-        times.append((time.perf_counter() - start) / count * 1e3)
+        times.append((time.process_time() - start) / count * 1e3)
     low, median, high = np.percentile(times, [25, 50, 75])
     return {"median": float(median), "low": float(low), "high": float(high)}

@@ -6,6 +6,7 @@ seeds.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ def tradeoff(table: pd.DataFrame, title: str) -> Figure:
     """Reward against an episode's cost: a row of panels a setting; methods that vary with the limit are in each."""
     settings = [name for name in table["setting"].unique() if name not in ("", "limit")] or ["limit"]
     styles = _styles(table["method"])
-    figure, panels = _panels(settings, table["task"].unique(), 3.1)
+    figure, panels = _panels(settings, table["task"].unique(), 2.6)
     for (setting, task), axes in panels.items():
         here = table[(table["task"] == task) & table["setting"].isin([setting, "limit", ""])]
         for method, curve in _pairs(here, "method", "setting"):
@@ -117,7 +118,7 @@ def selection(table: pd.DataFrame, title: str) -> Figure:
     table = table[table["policy"] == ""]
     rules = list(table["rule"].unique())
     styles = _styles(rules)
-    figure, panels = _panels(["regret", "violations"], [of for of in chosen if of in set(table["of"])], 2.9)
+    figure, panels = _panels(["regret", "violations"], [of for of in chosen if of in set(table["of"])], 1.8)
     for (metric, of), axes in panels.items():
         here = table[table["of"] == of].set_index("rule")
         for place, rule in enumerate(rule for rule in rules if rule in here.index):
@@ -139,18 +140,16 @@ def scaling(table: pd.DataFrame, title: str) -> Figure:
     names = {"update_ms": "an update", "act_ms": "an action"}
     figure, panels = _panels(["ms"], [name for name in names if name in set(table["metric"])], 4.2, 5.2)
     renamed = table.rename(columns={"median": "mean", "observation_size": "value"})
-    handles = []
     for (_, metric), axes in panels.items():
         here = renamed[renamed["metric"] == metric]
         _curves(axes, here, _styles(here["method"]))
         _axis(axes, here["value"])
         axes.set_yscale("log")
-        axes.set(title=names[metric], xlabel="numbers in an observation", ylabel="milliseconds")
+        axes.set(title=names[metric], xlabel="numbers in an observation", ylabel="milliseconds of CPU time")
         axes.legend(fontsize=7, frameon=False, ncols=2)
-        handles.append(axes)
     (machine,) = table["machine"].unique()
     sizes = " and ".join(map(str, table["batch_size"].unique()))
-    note = f"{machine}; made-up data, batches of {sizes}; median and quartiles over rounds"
+    note = f"{machine}, time of one thread; made-up data, batches of {sizes}; median and quartiles over rounds"
     return _finished(figure, {}, title, note)
 
 
@@ -223,7 +222,8 @@ def _data(table: pd.DataFrame) -> str:
 
 def _finished(figure: Figure, panels: dict[Any, Axes], title: str, note: str) -> Figure:
     """With title and note, and one legend of all that is in the panels."""
-    figure.suptitle(f"{title}\n{note}", fontsize=9)
+    lines = textwrap.fill(note, int(16 * figure.get_figwidth()))
+    figure.suptitle(f"{title}\n{lines}", fontsize=9)
     named: dict[str, Any] = {}
     for axes in panels.values():
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

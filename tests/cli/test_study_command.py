@@ -56,7 +56,7 @@ def test_a_study_runs_its_suites_and_draws(name: str, tmp_path: Path) -> None:
     result = call(*arguments)
     assert result.exit_code == 0, result.output
     suites = STUDIES[name].suites
-    assert [plan.suite for plan in Store(tmp_path / "runs").plans()] == sorted(suites)
+    assert {plan.suite for plan in Store(tmp_path / "runs").plans()} == set(suites)
     assert result.stdout.splitlines()[-2:] == [f"Wrote {tmp_path}/{name}.{kind}." for kind in ("csv", "png")]
     table = pd.read_csv(tmp_path / f"{name}.csv")
     assert len(table)

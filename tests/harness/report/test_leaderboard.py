@@ -107,6 +107,14 @@ def test_a_policy_without_a_whole_task_has_no_rank_and_stands_last(make: Make) -
     assert board.notes == ["Runs are missing, see 'lspc-bench status': lspc-s, lspc-o."]
 
 
+def test_rows_say_what_the_datas_grid_changes(make: Make) -> None:
+    scores = {f"{row} [share={share}]": score for row, score in SCORES.items() for share in (1.0, 0.5)}
+    board = make(source="demo, grid: {share: [1.0, 0.5]}", scores=scores)
+    assert set(board.data.values()) == {"demo data, not DSRL, filtered as the rows say"}
+    assert {row for _, row, _ in board.overall} == set(scores)
+    assert board.notes == []
+
+
 def test_a_policy_without_some_seeds_keeps_its_rank_with_a_note(make: Make) -> None:
     board = make(lambda row, task, seed: (row, task, seed) != ("bc-safe", "CarRun", 1))
     (rank, _, score), *_ = (entry for entry in board.overall if entry[1] == "bc-safe")

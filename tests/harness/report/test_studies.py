@@ -275,8 +275,7 @@ def test_every_point_of_the_table_is_in_the_figure(name: str) -> None:
     }[name]
     here = table[table["metric"].isin(shown)]
     assert drawn == set(zip(here["value"].round(9), here["mean"].round(9), strict=True))
-    title = figure.get_suptitle()
-    assert title.startswith("Title\nTrained on made-up data")
+    assert figure.get_suptitle().startswith("Title\nTrained on made-up data;")
 
 
 def test_the_trade_off_is_drawn_cost_against_reward_with_the_limits() -> None:
