@@ -18,8 +18,10 @@ from click.testing import CliRunner
 
 from algorithms import BUILTINS
 from harness.algorithm import Replica
+from harness.archive import open_results
 from harness.cli import main
 from harness.contract import Contract
+from harness.report.leaderboard import make_leaderboard, overall_table
 from harness.report.studies import find_study
 from harness.suite import Data, Evaluation, Suite, SuiteFile
 from harness.tasks import all_tasks, find_task, select_tasks
@@ -154,3 +156,11 @@ def test_the_table_of_dead_cost_values_is_the_measured_one() -> None:
     rows = json.loads((ROOT / "results" / "cost_value.json").read_text())
     page = (ROOT / "docs" / "algorithms" / "lspc.md").read_text()
     assert module.table(rows) in page.partition("<!-- cost value -->")[2].partition("<!-- end -->")[0]
+
+
+def test_the_table_of_readme_is_the_evidences() -> None:
+    """If not: paste what docs/write_evidence.py writes under "Leaderboard" of docs/evidence.md."""
+    results = open_results(ROOT / "results" / "evidence")
+    (plan,) = results.plans()
+    table = overall_table(make_leaderboard(results, plan))
+    assert table in (ROOT / "README.md").read_text().partition("<!-- evidence -->")[2].partition("<!-- end -->")[0]
