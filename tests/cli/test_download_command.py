@@ -58,7 +58,7 @@ def mirror(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_file_is_downloaded_and_then_verified(mirror: str, tmp_path: Path) -> None:
     first = call("BallRun", "--mirror", mirror, "--folder", tmp_path / "new")
     assert (first.exit_code, first.stderr) == (0, "")
-    assert first.stdout.startswith("BallRun: downloaded, 1,204,725 bytes, SHA-256 ")
+    assert first.stdout.startswith("BallRun: downloaded, 1,185,250 bytes, SHA-256 ")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [RUN.dataset_file, f"{RUN.dataset_file}.json"]
     again = call("BallRun", "--mirror", mirror, "--folder", tmp_path / "new")
     assert (again.exit_code, again.stdout) == (0, "BallRun: already there, verified\n")
