@@ -602,10 +602,12 @@ def test_what_is_not_dsrls_is_set_beside_dsrls(tmp_path: Path, monkeypatch: pyte
     ]
     text = call("data", "describe", "BallCircle", "--source", "demo").stdout
     assert "\n".join(beside) in "\n".join(" ".join(line.split()) for line in text.splitlines())
-    # The same file where DSRL's is looked for stands for itself.
+    # The same arrays where DSRL's file is looked for, without the word of what they are, stand for themselves.
     monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
     task = find_task("BallCircle")
     shutil.copy(dataset_path(task, "demo"), tmp_path / task.dataset_file)
+    with h5py.File(tmp_path / task.dataset_file, "r+") as file:
+        file.attrs.clear()
     plain = call("data", "describe", "BallCircle").stdout
     assert plain.startswith("BallCircle (DSRL): ")
     assert "Not known here" not in plain
