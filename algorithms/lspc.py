@@ -168,7 +168,7 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         q_loss = per_replica_mean((net["q"](pairs).squeeze(-1) - q_target.unsqueeze(1)).square())
         # 3 and 4: cost value and critics, with the safety mask.
         cost = self.cost_losses(batch)
-        mask = ((cost.vc < c.safety_threshold) & (cost.qc < c.safety_threshold)).to(cost.vc.dtype)
+        mask = self._safe(cost.vc, cost.qc)
         # 5: the CVAE, cloning what is cheaper than expected.
         safety_weight = torch.exp(c.beta_c * cost.advantage.detach()).clamp(max=c.cap_c) * mask
         mean, log_std = net["encoder"](pairs)
@@ -225,6 +225,10 @@ class LSPC(Algorithm[LSPCHyperparameters]):
     def _alive(self, batch: Batch) -> Tensor:
         """1 where the episode goes on, (R, B)."""
         return 1 - batch["done" if self.config.timeouts_terminal else "terminals"]
+
+    def _safe(self, vc: Tensor, qc: Tensor) -> Tensor:
+        """The safety mask: 1 where both cost estimates are below the threshold, (R, B)."""
+        return ((vc < self.config.safety_threshold) & (qc < self.config.safety_threshold)).to(vc.dtype)
 
     @classmethod
     def warnings(cls, config: LSPCHyperparameters, metrics: Mapping[str, float]) -> tuple[str, ...]:
@@ -288,7 +292,7 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         v, vc = (net[name](observations).squeeze(-1) for name in ("v", "vc"))
         q, qc = (self.targets[name](pairs).squeeze(-1) for name in ("q", "qc"))
         vc, qc = vc.clamp(min=0), qc.amax(1).clamp(min=0)
-        let_through = ((vc < c.safety_threshold) & (qc < c.safety_threshold)).to(vc.dtype)
+        let_through = self._safe(vc, qc)
         rewards, costs = batch["discounted_rewards_to_go"], batch["discounted_costs_to_go"]
         safe = batch["safe"] > 0
         return {

@@ -1,13 +1,15 @@
-"""Bring docs/evidence.md up to date, tables and pictures: python docs/write_evidence.py [--check] [RESULTS].
+"""Bring docs/evidence.md up to date, tables and pictures: python docs/write_evidence.py [--check] [RESULTS...].
 
-RESULTS (results/evidence) is an archive or a results folder of one suite; nothing is trained. --check writes nothing:
-it says whether the page holds what the results give, and whether the pictures are there.
+RESULTS (results/evidence and results/evidence-small) are archives or results folders of one suite each; nothing is
+trained. --check writes nothing: it says whether the page holds what the results give, and whether the pictures are
+there.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +29,9 @@ from harness.statistics import final_episodes, interval, mean, seed_matrix, task
 from harness.store import Results
 
 ROOT = Path(__file__).parent.parent
-PAGE, RESULTS = ROOT / "docs" / "evidence.md", ROOT / "results" / "evidence"
+PAGE = ROOT / "docs" / "evidence.md"
+RESULTS = [ROOT / "results" / suite for suite in ("evidence", "evidence-small")]
 PUBLISHED = ROOT / "results" / "published" / "published.csv"
-PLANE, CURVES = "evidence.png", "evidence-curves.png"
 END = "<!-- end -->\n"
 FAMILY = "bullet"
 """Whose published averages stand beside ours."""
@@ -40,6 +42,7 @@ class Evidence:
 
     def __init__(self, results: Results, plan: Plan) -> None:
         self.results, self.plan = results, plan
+        self.plane, self.curved = f"{plan.suite}.png", f"{plan.suite}-curves.png"
         self.board: Leaderboard = make_leaderboard(results, plan)
         episodes = final_episodes(results, plan)
         judged = zip(episodes["task"], episodes["limit"], strict=True)
@@ -50,7 +53,7 @@ class Evidence:
         self.done = [planned for planned in plan.cells if results.status(planned.cell).state == "done"]
 
     def parts(self) -> dict[str, Callable[[], str]]:
-        """What stands between ``<!-- NAME -->`` and ``<!-- end -->``, by name."""
+        """What may stand between ``<!-- SUITE: NAME -->`` and ``<!-- end -->``, by name."""
         return {
             "ran": self.ran,
             "paper": self.paper,
@@ -135,7 +138,7 @@ class Evidence:
 
     def overall(self) -> str:
         """The leaderboard over all tasks, and its picture."""
-        picture = f"![Reward against cost of every policy, a panel for each task]({PLANE})"
+        picture = f"![Reward against cost of every policy, a panel for each task]({self.plane})"
         return "\n\n".join([overall_table(self.board), LEGEND, *self.board.notes, picture])
 
     def tasks(self) -> str:
@@ -145,7 +148,7 @@ class Evidence:
     def curves(self) -> str:
         """The picture of the learning curves."""
         return (
-            f"![Reward and cost against training, two panels for each task]({CURVES})\n\n"
+            f"![Reward and cost against training, two panels for each task]({self.curved})\n\n"
             "Mean over seeds, a seed's number being the mean over its limits; the band is one standard error. Points "
             "before the last rest on fewer episodes."
         )
@@ -157,8 +160,8 @@ class Evidence:
 
     def draw(self, folder: Path) -> None:
         """The pictures."""
-        save_plane(self.board, self.plan, folder / PLANE)
-        save_curves(self.results, self.board, self.plan, folder / CURVES)
+        save_plane(self.board, self.plan, folder / self.plane)
+        save_curves(self.results, self.board, self.plan, folder / self.curved)
 
     def _rows(self, policy: str) -> list[str]:
         """A policy's rows, with the variants of its algorithm, in the plan's order."""
@@ -236,13 +239,18 @@ def _number(value: float) -> str:
     return f"{value:z.2f}"
 
 
-def replaced(text: str, name: str, part: str) -> str:
-    """The page with another text between a part's marks.
+def marks(text: str, suite: str) -> list[str]:
+    """The names of a suite's parts that a page has, in order."""
+    return re.findall(rf"^<!-- {re.escape(suite)}: (.+) -->$", text, re.MULTILINE)
+
+
+def replaced(text: str, mark: str, part: str) -> str:
+    """The page with another text behind a mark.
 
     Raises:
-        ValueError: the page does not say where it goes.
+        ValueError: the page does not say where it goes, or where it ends.
     """
-    begin = f"<!-- {name} -->\n"
+    begin = f"<!-- {mark} -->\n"
     before, found, rest = text.partition(begin)
     _, end, after = rest.partition(END)
     if not (found and end):
@@ -253,22 +261,29 @@ def replaced(text: str, name: str, part: str) -> str:
 def main(arguments: list[str]) -> int:
     """Write the page, or say that it is out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="?", type=Path, default=RESULTS)
+    parser.add_argument("results", nargs="*", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args(arguments)
-    results = open_results(given.results)
-    (plan,) = results.plans()
-    evidence = Evidence(results, plan)
     wanted = text = given.page.read_text(encoding="utf-8")
-    for name, part in evidence.parts().items():
-        wanted = replaced(wanted, name, part())
+    parts: list[Evidence] = []
+    for folder in given.results:
+        results = open_results(folder)
+        (plan,) = results.plans()
+        parts.append(Evidence(results, plan))
+        names = marks(text, plan.suite)
+        if not names:
+            raise ValueError(f"the page has no part <!-- {plan.suite}: ... -->")
+        for name in names:
+            wanted = replaced(wanted, f"{plan.suite}: {name}", parts[-1].parts()[name]())
     if given.check:
-        absent = [name for name in (PLANE, CURVES) if not given.page.with_name(name).exists()]
+        pictures = [name for evidence in parts for name in (evidence.plane, evidence.curved) if name in wanted]
+        absent = [name for name in pictures if not given.page.with_name(name).exists()]
         print("out of date" if text != wanted else f"{' and '.join(absent)} missing" if absent else "up to date")
         return int(text != wanted or bool(absent))
     given.page.write_text(wanted, encoding="utf-8")
-    evidence.draw(given.page.parent)
+    for evidence in parts:
+        evidence.draw(given.page.parent)
     return 0
 
 
