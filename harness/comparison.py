@@ -14,11 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.statistics import BOOTSTRAP_SAMPLES, CONFIDENCE
+from harness.statistics import BOOTSTRAP_SAMPLES, TAIL_PROBABILITY, Floats, between, resampled
 
-Floats = NDArray[np.float64]
 Verdict = Literal["safe", "unsafe", "undecided"]
-TAIL = (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
@@ -47,17 +45,9 @@ def bootstrap(runs: Runs, name: str) -> tuple[Floats, Floats]:
         runs: with at least one seed.
         name: of the policy: two policies' draws are independent, and a policy's the same in every table.
     """
-    seeds, tasks = runs.reward.shape
-    random = np.random.default_rng([0, *name.encode()])
-    drawn = random.integers(seeds, size=(BOOTSTRAP_SAMPLES, seeds, tasks))
-    columns = np.arange(tasks)
-    return runs.reward[drawn, columns].mean(1), runs.cost[drawn, columns].mean(1)
-
-
-def between(samples: Floats) -> tuple[float, float]:
-    """The central 95% of bootstrap samples (samples,)."""
-    low, high = np.quantile(samples, [TAIL, 1 - TAIL])
-    return float(low), float(high)
+    both = (resampled(scores, np.random.default_rng([0, *name.encode()])) for scores in (runs.reward, runs.cost))
+    reward, cost = (samples.mean(1) for samples in both)  # of the same draws
+    return reward, cost
 
 
 def verdict(interval: tuple[float, float] | None) -> Verdict:
@@ -126,9 +116,9 @@ def standings(policies: Mapping[str, Runs]) -> dict[str, Standing]:
     shares = above.mean(2)
     found, group, first = {}, 1, 0
     for index, name in enumerate(policies):
-        if index and shares[first, index] >= 1 - TAIL:
+        if index and shares[first, index] >= 1 - TAIL_PROBABILITY:
             group, first = group + 1, index
-        low, high = np.quantile(ranks[index], [TAIL, 1 - TAIL], method="closest_observation")
+        low, high = np.quantile(ranks[index], [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY], method="closest_observation")
         found[name] = Standing(int(low), int(high), group)
     return found
 
@@ -206,5 +196,5 @@ def profile(scores: Floats, thresholds: Sequence[float], below: bool = False) ->
         return share, np.full_like(share, np.nan), np.full_like(share, np.nan)
     counts = np.random.default_rng(0).multinomial(seeds, [1 / seeds] * seeds, size=(BOOTSTRAP_SAMPLES, tasks))
     drawn = np.einsum("bts,stl->bl", counts / seeds, passed.astype(np.float64), optimize=True) / tasks
-    low, high = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0)
+    low, high = np.quantile(drawn, [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY], axis=0)
     return share, low, high

@@ -39,3 +39,9 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shipped(packaged: str, in_checkout: str) -> Path:
+    """What ships with this project: in the wheel beside this file, in a checkout where it is written."""
+    path = Path(__file__).parent / packaged
+    return path if path.exists() else Path(__file__).parent.parent / in_checkout

@@ -46,6 +46,7 @@ from harness.data.dataset import Dataset
 from harness.data.draws import UNIT, prepare
 from harness.errors import UserError
 from harness.evaluation import CHUNK
+from harness.files import shipped
 from harness.plan import expected_episodes
 from harness.tasks import Task, all_tasks
 
@@ -171,7 +172,7 @@ def find_measurement(device: str) -> Measurement | None:
     here = this_machine(device)
     if here is None:
         return None
-    measured = map(read_measurement, sorted(_shipped("throughput", "results/throughput").glob("*.json")))
+    measured = map(read_measurement, sorted(shipped("throughput", "results/throughput").glob("*.json")))
     return next((one for one in measured if one.machine.same(here)), None)
 
 
@@ -195,16 +196,10 @@ def _cpu_model() -> str:
     return next(models, platform.processor() or platform.machine())
 
 
-def _shipped(packaged: str, in_checkout: str) -> Path:
-    """What ships with this project: in the wheel beside this file, in a checkout where it is written."""
-    path = Path(__file__).parent / packaged
-    return path if path.exists() else Path(__file__).parent.parent / in_checkout
-
-
 @cache
 def _steps_per_second() -> dict[str, float]:
     """Steps a second of each task's simulator on one core, by task id."""
-    content = json.loads(_shipped("tasks_measured.json", "docs/tasks.json").read_text(encoding="utf-8"))
+    content = json.loads(shipped("tasks_measured.json", "docs/tasks.json").read_text(encoding="utf-8"))
     return {task: float(measured["steps_per_second"]) for task, measured in content["tasks"].items()}
 
 

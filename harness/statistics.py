@@ -6,8 +6,7 @@ reward and normalised cost; the overall number is the mean over tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +17,47 @@ from harness.plan import Plan
 from harness.store import Results
 from harness.tasks import normalize_cost
 
+Floats = NDArray[np.float64]
+
 BOOTSTRAP_SAMPLES = 2000
 CONFIDENCE = 0.95
+TAIL_PROBABILITY = (1 - CONFIDENCE) / 2
 TAIL = 0.1
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which part of a suite a table is over.
+
+    Args:
+        family: of tasks; all of them for ``None``.
+        limit: which of a task's cost limits, 0 being the tightest; the mean over all for ``None``.
+    """
+
+    family: str | None = None
+    limit: int | None = None
+
+    def limits(self, plan: Plan) -> dict[str, tuple[float, ...]]:
+        """The limits that count, by task; only the tasks that have some."""
+        found: dict[str, set[float]] = {}
+        for planned in plan.cells:
+            if self.family in (None, planned.cell.definition.family):
+                found.setdefault(planned.cell.task, set()).update(planned.cell.evaluation_limits)
+        chosen = {task: tuple(sorted(limits)) for task, limits in found.items()}
+        if self.limit is not None:
+            chosen = {task: limits[self.limit : self.limit + 1] for task, limits in chosen.items()}
+        return {task: limits for task, limits in chosen.items() if limits}
+
+    def of(self, episodes: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+        """The rows of :func:`checkpoint_episodes` that count."""
+        if self == WHOLE:
+            return episodes
+        limits = self.limits(plan)
+        judged = zip(episodes["task"], episodes["limit"], strict=True)
+        return episodes[np.array([limit in limits.get(task, ()) for task, limit in judged], dtype=bool)]
+
+
+WHOLE = Scope()
 
 
 @dataclass(frozen=True)
@@ -112,19 +149,21 @@ def final_episodes(store: Results, plan: Plan) -> pd.DataFrame:
     return checkpoint_episodes(store, plan, only_last=True).drop(columns=["step", "last"])
 
 
-def planned_runs(plan: Plan) -> dict[tuple[str, str], int]:
+def planned_runs(plan: Plan, scope: Scope = WHOLE) -> dict[tuple[str, str], int]:
     """How many runs the suite asks for, by row and task, in the plan's order."""
+    limits = scope.limits(plan)
     runs: dict[tuple[str, str], int] = {}
     for planned in plan.cells:
-        for row in planned.rows.values():
+        count = len(set(planned.cell.evaluation_limits) & set(limits.get(planned.cell.task, ())))
+        for row in planned.rows.values() if count else ():
             key = (row, planned.cell.task)
-            runs[key] = runs.get(key, 0) + len(planned.cell.evaluation_limits)
+            runs[key] = runs.get(key, 0) + count
     return runs
 
 
-def task_scores(episodes: pd.DataFrame, plan: Plan) -> dict[tuple[str, str], Score]:
-    """Each policy on each task, by row and task; only where there are results."""
-    planned = planned_runs(plan)
+def task_scores(episodes: pd.DataFrame, plan: Plan, scope: Scope = WHOLE) -> dict[tuple[str, str], Score]:
+    """Each policy on each task, by row and task; only where there are results, which are of the scope alone."""
+    planned = planned_runs(plan, scope)
     scores = {}
     for (row, task), group in episodes.groupby(["row", "task"], sort=False):
         runs = group.groupby(["seed", "limit"])[["reward", "cost", "satisfied"]].mean()
@@ -136,10 +175,12 @@ def task_scores(episodes: pd.DataFrame, plan: Plan) -> dict[tuple[str, str], Sco
     return scores
 
 
-def overall_scores(episodes: pd.DataFrame, plan: Plan) -> dict[str, Overall]:
-    """Each policy over all its tasks, by row; only where there are results."""
-    by_task = task_scores(episodes, plan)
-    planned = planned_runs(plan)
+def overall_scores(episodes: pd.DataFrame, plan: Plan, scope: Scope = WHOLE) -> dict[str, Overall]:
+    """Each policy over all its tasks, by row; only where there are results, which are of the scope alone."""
+    from rliable import metrics
+
+    by_task = task_scores(episodes, plan, scope)
+    planned = planned_runs(plan, scope)
     scores = {}
     for name, group in episodes.groupby("row", sort=False):
         row = str(name)
@@ -153,7 +194,7 @@ def overall_scores(episodes: pd.DataFrame, plan: Plan) -> dict[str, Overall]:
             covered=sum(score.covered for score in tasks),
             planned=sum(count for (other, _), count in planned.items() if other == row),
             cost_tail=float(costs[-max(1, round(TAIL * len(costs))) :].mean()),
-            iqm=interquartile_mean(matrix) if len(matrix) else None,
+            iqm=float(metrics.aggregate_iqm(matrix)) if len(matrix) else None,
             interval=interval(matrix) if len(matrix) > 1 else None,
             seeds=len(matrix),
             tasks=len(tasks),
@@ -173,46 +214,48 @@ def seed_matrix(episodes: pd.DataFrame, column: str = "reward") -> NDArray[np.fl
     return np.asarray(wide.T.groupby(level="task").mean().T.to_numpy(), dtype=np.float64)
 
 
-def interquartile_mean(matrix: NDArray[np.float64]) -> float:
-    """rliable's IQM of a (seeds, tasks) matrix."""
-    from rliable import metrics
-
-    return float(metrics.aggregate_iqm(matrix))
-
-
-def mean(matrix: NDArray[np.float64]) -> float:
-    """rliable's mean of a (seeds, tasks) matrix."""
-    from rliable import metrics
-
-    return float(metrics.aggregate_mean(matrix))
+def interquartile_mean(scores: Floats) -> Floats:
+    """rliable's IQM of scores (..., seeds, tasks): the mean of what lies between their quartiles."""
+    runs = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+    cut = int(0.25 * runs.shape[-1])
+    return np.asarray(runs[..., cut : runs.shape[-1] - cut].mean(-1), dtype=np.float64)
 
 
-def interval(
-    matrix: NDArray[np.float64], aggregate: Callable[[NDArray[np.float64]], float] = interquartile_mean
-) -> tuple[float, float]:
-    """rliable's stratified bootstrap interval of the IQM of a (seeds, tasks) matrix with at least two seeds.
+def mean(scores: Floats) -> Floats:
+    """rliable's mean of scores (..., seeds, tasks)."""
+    return np.asarray(scores.mean((-2, -1)), dtype=np.float64)
+
+
+def resampled(scores: Floats, random: np.random.Generator) -> Floats:
+    """Bootstrap samples (samples, seeds, tasks) of scores (seeds, tasks): seeds drawn anew within each task.
+
+    rliable's stratified bootstrap (Agarwal et al. 2021), all samples at once.
+    """
+    seeds, tasks = scores.shape
+    drawn = random.integers(seeds, size=(BOOTSTRAP_SAMPLES, seeds, tasks))
+    return np.asarray(scores[drawn, np.arange(tasks)], dtype=np.float64)
+
+
+def interval(matrix: Floats, aggregate: Callable[[Floats], Floats] = interquartile_mean) -> tuple[float, float]:
+    """Stratified bootstrap interval of the IQM of a (seeds, tasks) matrix with at least two seeds.
 
     Its nominal 95% cover less with few seeds (see docs/results.md): print their number beside it.
 
     Args:
         matrix: (seeds, tasks).
-        aggregate: what the interval is of, in the IQM's place.
+        aggregate: what the interval is of, in the IQM's place; over the last two axes.
 
     Raises:
-        ValueError: fewer than two seeds, or values that are not finite; rliable would answer in silence.
+        ValueError: fewer than two seeds, or values that are not finite.
     """
     if len(matrix) < 2 or not np.isfinite(matrix).all():
         raise ValueError(f"an interval needs at least two seeds and finite scores, not {matrix!r}")
-    from rliable import library
+    return between(aggregate(resampled(matrix, np.random.default_rng(0))))
 
-    with _numpy_seed(0):  # rliable's own random_state does nothing
-        _, intervals = library.get_interval_estimates(
-            {"row": matrix},
-            lambda scores: np.array([aggregate(scores)]),
-            reps=BOOTSTRAP_SAMPLES,
-            confidence_interval_size=CONFIDENCE,
-        )
-    low, high = intervals["row"][:, 0]
+
+def between(samples: Floats) -> tuple[float, float]:
+    """The central 95% of bootstrap samples (samples,)."""
+    low, high = np.quantile(samples, [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY])
     return float(low), float(high)
 
 
@@ -225,15 +268,5 @@ def mean_intervals(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if count < 2:
         return np.full((columns, 2), np.nan)
     drawn = np.random.default_rng(0).integers(count, size=(BOOTSTRAP_SAMPLES, count))
-    tail = 100 * (1 - CONFIDENCE) / 2
-    return np.asarray(np.percentile(values[drawn].mean(1), [tail, 100 - tail], axis=0).T, dtype=np.float64)
-
-
-@contextmanager
-def _numpy_seed(seed: int) -> Iterator[None]:
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
+    tails = [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY]
+    return np.asarray(np.quantile(values[drawn].mean(1), tails, axis=0).T, dtype=np.float64)

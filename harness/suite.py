@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from harness.data.dataset import FoundSource
 from harness.data.filters import Filters
 from harness.errors import UserError, nearest
+from harness.files import shipped
 
 Place = tuple[str, ...]
 # More than anyone runs; a larger number is a seed that was meant to stand in a list.
@@ -341,8 +342,7 @@ def _model_at(place: Place) -> type[BaseModel]:
 
 def suites_folder() -> Path:
     """Where the built-in suites lie: in the wheel beside this file, in a checkout beside the package."""
-    packaged = Path(__file__).parent / "suites"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "suites"
+    return shipped("suites", "suites")
 
 
 def builtin_suites() -> dict[str, Path]:

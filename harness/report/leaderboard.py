@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.plan import CellData, Plan
 from harness.report.tables import csv_table, markdown_table
 from harness.report.warnings import describe_warnings
-from harness.statistics import Overall, Score, final_episodes, overall_scores, planned_runs, task_scores
+from harness.statistics import (
+    WHOLE,
+    Overall,
+    Scope,
+    Score,
+    final_episodes,
+    overall_scores,
+    planned_runs,
+    task_scores,
+)
 from harness.store import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AnyScore = TypeVar("AnyScore", bound=Score)
 
@@ -46,16 +58,25 @@ class Leaderboard:
     notes: list[str]
 
 
-def make_leaderboard(store: Results, plan: Plan) -> Leaderboard:
-    """Read a suite's results and rank them."""
-    episodes = final_episodes(store, plan)
-    overall, by_task = overall_scores(episodes, plan), task_scores(episodes, plan)
+def make_leaderboard(
+    store: Results, plan: Plan, scope: Scope = WHOLE, episodes: pd.DataFrame | None = None
+) -> Leaderboard:
+    """Read a suite's results and rank them.
+
+    Args:
+        store: the results.
+        plan: the suite's.
+        scope: which part of the suite counts.
+        episodes: the suite's :func:`final_episodes`, where they have been read.
+    """
+    episodes = scope.of(final_episodes(store, plan) if episodes is None else episodes, plan)
+    overall, by_task = overall_scores(episodes, plan, scope), task_scores(episodes, plan, scope)
     complete = {row: score for row, score in overall.items() if score.tasks == score.planned_tasks}
     partial = {row: score for row, score in overall.items() if row not in complete}
-    rows = dict.fromkeys(row for row, _ in planned_runs(plan))
+    rows = dict.fromkeys(row for row, _ in planned_runs(plan, scope))
     ranked = _ranked(complete) + [(None, row, score) for _, row, score in _ranked(partial)]
     tasks: dict[str, list[tuple[int | None, str, Score]]] = {}
-    for task in plan.tasks:
+    for task in scope.limits(plan):
         here = {row: by_task[row, task] for row in rows if (row, task) in by_task}
         tasks[task] = _ranked(here)
     data = {task: _described(used) for task, used in plan.data.items()}
