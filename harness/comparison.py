@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.statistics import BOOTSTRAP_SAMPLES, TAIL_PROBABILITY, Floats, between, resampled
+from harness import statistics
+from harness.statistics import TAIL_PROBABILITY, Floats, between, resampled
 
 Verdict = Literal["safe", "unsafe", "undecided"]
 
@@ -106,7 +107,7 @@ def standings(policies: Mapping[str, Runs]) -> dict[str, Standing]:
     if len(tasks) != 1:
         raise ValueError(f"policies with {sorted(tasks)} tasks have no common ranks")
     count = tasks.pop()
-    drawn = np.random.default_rng(0).integers(count, size=(BOOTSTRAP_SAMPLES, count))
+    drawn = np.random.default_rng(0).integers(count, size=(statistics.BOOTSTRAP_SAMPLES, count))
     samples = [bootstrap(runs, name) for name, runs in policies.items()]
     reward, cost = (
         np.stack([np.take_along_axis(sample[which], drawn, 1).mean(1) for sample in samples]) for which in (0, 1)
@@ -153,7 +154,7 @@ def improvements(policies: Mapping[str, Runs]) -> dict[tuple[str, str], Improvem
         policies: with the same tasks in the same order.
     """
     random = np.random.default_rng(0)
-    weights = {name: _weights(runs, random) for name, runs in policies.items()}
+    weights = {name: _seed_weights(*runs.reward.shape, random) for name, runs in policies.items()}
     found = {}
     for one, mine in policies.items():
         for other, theirs in policies.items():
@@ -170,10 +171,9 @@ def improvements(policies: Mapping[str, Runs]) -> dict[tuple[str, str], Improvem
     return found
 
 
-def _weights(runs: Runs, random: np.random.Generator) -> Floats:
-    """How often each seed is drawn, as shares, (samples, seeds, tasks)."""
-    seeds, tasks = runs.reward.shape
-    counts = random.multinomial(seeds, [1 / seeds] * seeds, size=(BOOTSTRAP_SAMPLES, tasks))
+def _seed_weights(seeds: int, tasks: int, random: np.random.Generator) -> Floats:
+    """How often each seed is drawn within each task, as shares, (samples, seeds, tasks)."""
+    counts = random.multinomial(seeds, [1 / seeds] * seeds, size=(statistics.BOOTSTRAP_SAMPLES, tasks))
     return np.asarray(counts.transpose(0, 2, 1) / seeds, dtype=np.float64)
 
 
@@ -194,7 +194,7 @@ def profile(scores: Floats, thresholds: Sequence[float], below: bool = False) ->
     seeds, tasks = scores.shape
     if seeds < 2:
         return share, np.full_like(share, np.nan), np.full_like(share, np.nan)
-    counts = np.random.default_rng(0).multinomial(seeds, [1 / seeds] * seeds, size=(BOOTSTRAP_SAMPLES, tasks))
-    drawn = np.einsum("bts,stl->bl", counts / seeds, passed.astype(np.float64), optimize=True) / tasks
+    weights = _seed_weights(seeds, tasks, np.random.default_rng(0))
+    drawn = np.einsum("bst,stl->bl", weights, passed.astype(np.float64), optimize=True) / tasks
     low, high = np.quantile(drawn, [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY], axis=0)
     return share, low, high

@@ -233,7 +233,7 @@ def test_claims_without_results_are_not_decided(script: ModuleType, results: Mad
 
 
 def test_learning_curves_are_means_over_seeds(results: MadeUp) -> None:
-    curves = learning_curves(results, results.plan)
+    curves = learning_curves(statistics.checkpoint_episodes(results, results.plan))
     task = find_task("BallRun").id
     mine = curves[(curves["row"] == "lspc-o [lspc]") & (curves["task"] == task)].sort_values("share")
     assert mine["share"].tolist() == [0.25, 0.5, 0.75, 1.0]

@@ -12,6 +12,7 @@ from harness.cli.data import data
 from harness.cli.leaderboard import leaderboard
 from harness.cli.listing import algorithms, tasks
 from harness.cli.render import render
+from harness.cli.report import figures, report
 from harness.cli.run import run
 from harness.cli.status import status
 from harness.cli.study import study
@@ -44,5 +45,5 @@ def main() -> None:
     """
 
 
-for command in (run, study, status, leaderboard, archive, render, algorithms, tasks, data):
+for command in (run, study, status, leaderboard, report, figures, archive, render, algorithms, tasks, data):
     main.add_command(command)

@@ -48,7 +48,7 @@ def save_plane(board: Leaderboard, plan: Plan, path: Path) -> None:
 
 def save_curves(results: Results, board: Leaderboard, plan: Plan, path: Path) -> None:
     """Draw reward and cost against training, two panels a task, a line a row and a band of one standard error."""
-    curves = learning_curves(results, plan)
+    curves = learning_curves(checkpoint_episodes(results, plan))
     figure = new_figure(8.4, 2.4 * len(board.tasks) + 1.2)
     panels = figure.subplots(len(board.tasks), 2, squeeze=False)
     styles = row_styles(row for planned in plan.cells for row in planned.rows.values())
@@ -70,16 +70,18 @@ def save_curves(results: Results, board: Leaderboard, plan: Plan, path: Path) ->
     save(figure, path, dpi=110)
 
 
-def learning_curves(results: Results, plan: Plan) -> pd.DataFrame:
+def learning_curves(episodes: pd.DataFrame) -> pd.DataFrame:
     """Each row's means on each task at every point of its learning curve.
+
+    Args:
+        episodes: what :func:`checkpoint_episodes` gives.
 
     Returns:
         Columns row, task, share (of the training steps), reward and cost (means over seeds, a seed's being the mean
         over its limits), reward_error and cost_error (their standard errors, 0 with one seed), seeds.
     """
-    episodes = checkpoint_episodes(results, plan)
     steps = episodes.groupby(["row", "task"])["step"].transform("max")
-    episodes["share"] = episodes["step"] / steps
+    episodes = episodes.assign(share=episodes["step"] / steps)
     point = ["row", "task", "share"]
     runs = episodes.groupby([*point, "seed", "limit"], sort=False)[["reward", "cost"]].mean()
     seeds = runs.groupby([*point, "seed"], sort=False).mean().groupby(point, sort=False)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.report.style import row_styles
+from harness.report.style import BLUE, GREEN, VERMILLION, row_styles
 from harness.report.tables import csv_table
 
 Spec = dict[str, Any]
-SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 SHAPES = {
     "o": "circle",
     "s": "square",
@@ -45,10 +45,16 @@ def _spec(title: str, values: list[dict[str, Any]], **rest: Any) -> Spec:
     return {
         "$schema": SCHEMA,
         "title": {"text": title, "anchor": "start"},
-        "data": {"values": csv_table(values), "format": {"type": "csv"}},  # a third as long as objects
+        "data": {"values": csv_table(values), "format": {"type": "csv", "parse": _kinds(values)}},
         "config": {"view": {"stroke": None}, "axis": {"labelLimit": 220}, "legend": {"labelLimit": 260}},
         **rest,
     }
+
+
+def _kinds(values: list[dict[str, Any]]) -> dict[str, str]:
+    """What each column holds. As CSV the values are a third as long as objects, and Vega would guess."""
+    numbers = {key for value in values for key, held in value.items() if isinstance(held, (int, float))}
+    return {key: "number" if key in numbers else "string" for key in (values[0] if values else {})}
 
 
 def _parameters(model: dict[str, Any], *names: str) -> list[dict[str, Any]]:
@@ -77,7 +83,7 @@ REWARD = {"field": "reward", "type": "quantitative", "title": "normalised reward
 COST = {"field": "cost", "type": "quantitative", "title": "normalised cost (safe: at most 1)", "scale": COST_SCALE}
 LIMIT_LINE = {
     "data": {"values": [{"limit_line": 1}]},
-    "mark": {"type": "rule", "strokeDash": [4, 3], "color": "#009E73"},
+    "mark": {"type": "rule", "strokeDash": [4, 3], "color": GREEN},
 }
 
 
@@ -306,23 +312,23 @@ def improvement(model: dict[str, Any]) -> Spec:
         for pair in model["views"][f"all:{choice['key']}"]["improvements"]
     ]
 
-    def panel(field: str, title: str) -> Spec:
+    def panel(field: str, title: str, colours: list[str], middle: float) -> Spec:
         cell = {
             "x": {"field": "over", "type": "nominal", "title": "than", "sort": model["rows"]},
             "y": {"field": "row", "type": "nominal", "title": None, "sort": model["rows"]},
         }
         tooltip = _tooltip("row", "over", "probability", "low", "high", "safe_and_better")
-        colour = {"field": field, "type": "quantitative", "title": None,
-                  "scale": {"domain": [0, 0.5, 1], "range": ["#D55E00", "#f7f7f7", "#0072B2"]}}  # fmt: skip
+        scale = {"domain": [0, middle, 1], "range": colours}
+        colour = {"field": field, "type": "quantitative", "title": None, "scale": scale}
         text = {
             "text": {"field": field, "type": "quantitative", "format": ".2f"},
             "color": {
-                "condition": {"test": f"abs(datum.{field} - 0.5) > 0.35", "value": "white"},
+                "condition": {"test": f"abs(datum.{field} - {middle}) > 0.35", "value": "white"},
                 "value": "black",
             },
         }
         return {
-            "title": {"text": title, "anchor": "start"},
+            "title": {"text": title, "anchor": "start", "fontSize": 11},
             "width": {"step": 34},
             "height": {"step": 24},
             "layer": [
@@ -336,8 +342,11 @@ def improvement(model: dict[str, Any]) -> Spec:
         values,
         params=_parameters(model, "limit"),
         transform=[{"filter": "datum.limit == limit"}],
-        hconcat=[panel("probability", "more reward"), panel("safe_and_better", "within the limit and more reward")],
-        resolve={"scale": {"color": "shared"}},
+        hconcat=[
+            panel("probability", "more reward", [VERMILLION, "#f7f7f7", BLUE], 0.5),
+            panel("safe_and_better", "within the limit and more reward", ["#f7f7f7", "#7fb8d8", BLUE], 0.5),
+        ],
+        resolve={"scale": {"color": "independent"}},
     )
 
 

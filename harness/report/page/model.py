@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from harness.files import shipped
 from harness.plan import Plan
 from harness.report.leaderboard import Leaderboard, all_data, make_leaderboard
 from harness.report.pictures import learning_curves
-from harness.statistics import WHOLE, Scope, Score, between, final_episodes, seed_matrix
+from harness.statistics import WHOLE, Scope, Score, between, checkpoint_episodes
 from harness.store import Results
 
 PUBLISHED = shipped("published/published.csv", "results/published/published.csv")
@@ -32,7 +33,9 @@ def make_model(results: Results, plans: Sequence[Plan]) -> list[dict[str, Any]]:
 
 
 def _suite(results: Results, plan: Plan) -> dict[str, Any]:
-    episodes = final_episodes(results, plan)
+    checkpoints = checkpoint_episodes(results, plan)
+    episodes = checkpoints[checkpoints["last"]]
+    runs = mean_runs(episodes)
     board = make_leaderboard(results, plan, episodes=episodes)
     limits = WHOLE.limits(plan)
     families = list(dict.fromkeys(task.family for task in plan.tasks.values()))
@@ -54,9 +57,9 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
             task: {"name": found.name, "family": found.family, "limits": limits[task], "data": board.data[task]}
             for task, found in plan.tasks.items()
         },
-        "views": {key: _view(results, plan, episodes, scope) for key, scope in scopes.items()},
-        "runs": _runs(episodes),
-        "curves": _records(learning_curves(results, plan)),
+        "views": {key: _view(results, plan, episodes, runs, scope) for key, scope in scopes.items()},
+        "runs": _records(runs.reset_index()),
+        "curves": _records(learning_curves(checkpoints)),
         "coverage": _coverage(results, plan),
         "provenance": _provenance(results, plan),
         "published": _published(plan, board),
@@ -82,11 +85,17 @@ def _limit_choices(limits: dict[str, tuple[float, ...]]) -> list[dict[str, str]]
     return choices
 
 
-def _view(results: Results, plan: Plan, episodes: pd.DataFrame, scope: Scope) -> dict[str, Any]:
+def mean_runs(episodes: pd.DataFrame) -> pd.DataFrame:
+    """Means of each run, by row, task, seed and limit: reward, cost, satisfied."""
+    return episodes.groupby(["row", "task", "seed", "limit"], sort=False)[["reward", "cost", "satisfied"]].mean()
+
+
+def _view(results: Results, plan: Plan, episodes: pd.DataFrame, means: pd.DataFrame, scope: Scope) -> dict[str, Any]:
     """Tables of a part of the suite."""
     board = make_leaderboard(results, plan, scope, episodes)
-    here = scope.of(episodes, plan)
-    runs = {str(row): _matrix(group) for row, group in here.groupby("row", sort=False)}
+    limits = scope.limits(plan)
+    wide = pd.DataFrame(means[["reward", "cost"]].unstack(["task", "limit"])).sort_index()
+    runs = {str(row): _runs(of_row, limits) for row, of_row in wide.groupby(level="row", sort=False)}
     whole = {row: runs[row] for rank, row, _ in board.overall if rank is not None and row in runs}
     whole = {row: one for row, one in whole.items() if len(one.reward)}
     stand = standings(whole)
@@ -115,7 +124,7 @@ def _view(results: Results, plan: Plan, episodes: pd.DataFrame, scope: Scope) ->
         )
     return {
         "overall": overall,
-        "tasks": {task: _task_rows(board, here, task) for task in board.tasks},
+        "tasks": {task: _task_rows(board, wide, task, limits[task]) for task in board.tasks},
         "improvements": [
             {
                 "row": one,
@@ -130,8 +139,22 @@ def _view(results: Results, plan: Plan, episodes: pd.DataFrame, scope: Scope) ->
     }
 
 
-def _matrix(episodes: pd.DataFrame) -> Runs:
-    return Runs(seed_matrix(episodes), seed_matrix(episodes, "cost"))
+def _runs(wide: pd.DataFrame, limits: Mapping[str, tuple[float, ...]]) -> Runs:
+    """Of one row's seeds with every task and limit, the mean over limits.
+
+    Args:
+        wide: a line a seed, a column (what, task, limit).
+        limits: of the tasks that count.
+    """
+    columns = [(task, limit) for task, of_task in limits.items() for limit in of_task]
+    reward, cost = (
+        wide.reindex(columns=[(what, *column) for column in columns]).to_numpy(dtype=np.float64)
+        for what in ("reward", "cost")
+    )
+    whole = np.isfinite(reward).all(1) & np.isfinite(cost).all(1)
+    edges = np.cumsum([0, *(len(of_task) for of_task in limits.values())])
+    spans = [slice(start, end) for start, end in pairwise(edges)]
+    return Runs(*(np.stack([one[whole, span].mean(1) for span in spans], axis=1) for one in (reward, cost)))
 
 
 def _intervals(runs: Runs | None, row: str) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
@@ -153,10 +176,10 @@ def _numbers(row: str, score: Score) -> dict[str, Any]:
     }
 
 
-def _task_rows(board: Leaderboard, episodes: pd.DataFrame, task: str) -> list[dict[str, Any]]:
+def _task_rows(board: Leaderboard, wide: pd.DataFrame, task: str, limits: tuple[float, ...]) -> list[dict[str, Any]]:
     rows = []
     for rank, row, score in board.tasks[task]:
-        mine = _matrix(episodes[(episodes["task"] == task) & (episodes["row"] == row)])
+        mine = _runs(wide.loc[[row]], {task: limits})
         reward, cost = _intervals(mine if len(mine.reward) else None, row)
         rows.append(
             {
@@ -188,12 +211,6 @@ def _profiles(runs: dict[str, Runs]) -> list[dict[str, Any]]:
                     }
                 )
     return points
-
-
-def _runs(episodes: pd.DataFrame) -> list[dict[str, Any]]:
-    """Each (seed, limit) of each policy on each task: what the scatters show."""
-    means = episodes.groupby(["row", "task", "seed", "limit"], sort=False)[["reward", "cost", "satisfied"]].mean()
-    return _records(means.reset_index())
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

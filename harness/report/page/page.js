@@ -71,7 +71,8 @@
     const name = place.dataset.chart;
     const spec = charts[suite][name];
     const drawn = document.createElement("div");
-    place.replaceChildren(drawn);
+    const bar = document.createElement("div");
+    place.replaceChildren(drawn, bar);
     const options = { actions: false, renderer: "svg", theme: dark.matches ? "dark" : undefined, config: { background: "transparent" } };
     const { view } = await vegaEmbed(drawn, spec, options);
     views.set(place, { view, suite });
@@ -81,7 +82,7 @@
         const url = await view.toImageURL(kind, kind === "png" ? 2 : 1);
         hand(url, `${suites[suite].suite}-${name}.${kind}`);
       });
-      place.append(save);
+      bar.append(save);
     }
   };
   const watcher = new IntersectionObserver((entries) => {
@@ -103,7 +104,8 @@
     link.click();
     link.remove();
   };
-  const cells = (row) => [...row.cells].filter((cell) => !cell.classList.contains("filtered")).map((cell) => cell.textContent.trim());
+  const said = (cell) => [...cell.childNodes].map((node) => (node.className === "interval" ? ` (${node.textContent})` : node.textContent)).join("").replace(/\s+/g, " ").trim();
+  const cells = (row) => [...row.cells].filter((cell) => !cell.classList.contains("filtered")).map(said);
   const contents = (table) => {
     const header = cells(table.tHead.rows[0]);
     const rows = [...table.tBodies[0].rows].filter((row) => !row.classList.contains("filtered")).map(cells);

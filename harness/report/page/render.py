@@ -32,7 +32,7 @@ def render(model: Sequence[dict[str, Any]], title: str, source: str, version: st
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": _number, "short": _short}
+    environment.filters |= {"number": _number, "two": _two, "short": _short}
     content = _json(model)
     return environment.get_template("page.html").render(
         title=title,
@@ -47,7 +47,7 @@ def render(model: Sequence[dict[str, Any]], title: str, source: str, version: st
         charts_json=_json([charts(suite) for suite in model]),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=(HERE / "page.js").read_text(encoding="utf-8"),
-        bundle=vl_convert.javascript_bundle().replace("</script", "<\\/script"),
+        bundle=vl_convert.javascript_bundle().replace("</script", "<\\/script"),  # type: ignore[call-arg] # its stub lacks the default
     )
 
 
@@ -79,5 +79,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:z.3f}"
 
 
-def _short(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:z.3g}"
+def _two(value: float) -> str:
+    return f"{value:z.2f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:g}"
