@@ -20,7 +20,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,9 +30,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError, nearest
-from harness.files import replacing, write_json
+from harness.files import replacing, write_json, writing
 from harness.plan import Cell, Plan, PlannedCell
-from harness.store import DIAGNOSTICS, MANIFEST, Results, Status, Store
+from harness.store import DIAGNOSTICS, MANIFEST, TABLES, Note, Results, Status, Store, silent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +111,16 @@ class Archive:
 
         return self._diagnostics.get(cell.hash, pd.DataFrame(columns=list(DIAGNOSTICS)))
 
+    def verify(self) -> tuple[int, list[str]]:
+        """Read everything; as :meth:`Store.verify`."""
+        damaged = []
+        for name in self._manifest.files:
+            try:
+                self._read(name)
+            except UserError as error:
+                damaged.append(str(error))
+        return len(self._manifest.files), damaged
+
     # Files
 
     @cached_property
@@ -120,6 +130,8 @@ class Archive:
         except (OSError, EOFError, zlib.error, ValidationError) as error:
             where = str(self.root / self._file("plan"))
             raise UserError(f"not a plan that this version can read: {error}", where=where) from error
+        if plan.suite != self.suite:
+            raise UserError(f"names suite {self.suite!r}, its plan {plan.suite!r}", where=str(self.root / MANIFEST))
         if not self._cells.keys() <= {planned.cell.hash for planned in plan.cells}:
             raise UserError(
                 "its cells are not those of its plan: this version names cells otherwise", where=str(self.root)
@@ -174,13 +186,18 @@ class Archive:
         return content
 
 
-def open_results(root: Path) -> Results:
+def open_results(root: Path, checked: Iterable[str] = TABLES, note: Note = silent) -> Results:
     """A results folder or an archive, to read.
+
+    Args:
+        root: the folder.
+        checked: as of :class:`Store`; what reports read if nothing is said.
+        note: is told what the user should know.
 
     Raises:
         UserError: it is neither.
     """
-    return Archive(root) if (root / MANIFEST).exists() else Store.existing(root)
+    return Archive(root) if (root / MANIFEST).exists() else Store.existing(root, checked, note)
 
 
 def chosen_plans(results: Results, suite: str | None) -> list[Plan]:
@@ -221,6 +238,7 @@ class Archived:
         cells: cells of the plan.
         done: of them, finished.
         kept: of these, from the archive that was there before.
+        damaged: which of the results' cells are, and so are left out.
         dropped: cells that the archive before had finished and that are not in the plan.
         files: how many files.
         size: their bytes.
@@ -230,6 +248,7 @@ class Archived:
     cells: int
     done: int
     kept: int
+    damaged: list[str]
     dropped: int
     files: int
     size: int
@@ -268,7 +287,7 @@ def write_archive(sources: Sequence[Results], suite: str | None, root: Path) -> 
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = _Manifest(suite=plan.suite, files=hashes)
     names = {_file_name(name, sha256) for name, sha256 in hashes.items()}
-    try:
+    with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             with replacing(root / _file_name(name, hashes[name])) as temporary:
@@ -278,11 +297,11 @@ def write_archive(sources: Sequence[Results], suite: str | None, root: Path) -> 
             for path in root.glob(f"{name}-*{ending}"):
                 if path.name not in names:
                     path.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {str(root)!r}: {error.strerror}") from error
     kept = sum(held[cell.hash] is old for cell in done)
     size = sum(map(len, files.values())) + (root / MANIFEST).stat().st_size
-    return Archived(plan.suite, len(plan.cells), len(done), kept, dropped, len(files) + 1, size)
+    statuses = [held[planned.cell.hash].status(planned.cell) for planned in plan.cells]
+    damaged = [status.reason for status in statuses if status.state == "damaged"]
+    return Archived(plan.suite, len(plan.cells), len(done), kept, damaged, dropped, len(files) + 1, size)
 
 
 def _join(plans: Sequence[Plan]) -> Plan:

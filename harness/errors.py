@@ -1,9 +1,10 @@
-"""What the user got wrong, told in the user's words."""
+"""What goes wrong that is nobody's mistake in this code, told in the user's words."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -16,6 +17,23 @@ class UserError(Exception):
 
     def __init__(self, message: str, where: str | None = None) -> None:
         super().__init__(f"{where}: {message}" if where else message)
+
+
+class DamageError(UserError):
+    """A file does not hold what was written to it.
+
+    Args:
+        path: of the file.
+        what: is wrong with it.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        super().__init__(f"damaged ({what})", where=str(path))
+
+
+class ResultsError(Exception):
+    """Results cannot be written; no cell is to blame, and the run ends: the command line exits with status 1."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,27 +8,41 @@
                                       statistics.safetensors, status.json, and where asked for diagnostics.parquet
 
 Raw values are stored; normalisation, limits and statistics are applied when reading. Every write is atomic, and a
-cell's status is written last: what is done is whole.
+cell's status is written last: what is done is whole. The status holds the SHA-256 of the cell's other files; plans,
+statuses and checkpoints end with their own. So damage shows when a file is read: a cell with a damaged file is
+``damaged``, whoever reads goes on with the others, and a run makes it again.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
+import io
 import json
-import pickle
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.errors import UserError
-from harness.files import replacing, write_json
+from harness import checkpoint
+from harness.errors import DamageError, ResultsError, UserError
+from harness.files import (
+    SEAL,
+    file_sha256,
+    read_sealed,
+    replacing,
+    write_json,
+    write_sealed,
+    writing,
+)
 from harness.plan import Cell, Job, Plan
 
 if TYPE_CHECKING:
@@ -38,7 +52,16 @@ if TYPE_CHECKING:
 DIAGNOSTICS = ("step", "policy", "cost_limit", "metric", "value")
 """Columns of what is measured without roll-outs. The policy is empty where it is of the agent as a whole, the limit
 where the policy is told none."""
-State = Literal["missing", "running", "done", "failed", "diverged"]
+State = Literal["missing", "running", "done", "failed", "diverged", "damaged"]
+
+STATUS = "status.json"
+TABLES = ("cell.json", "episodes.parquet", "training.parquet", "diagnostics.parquet")
+"""What reports read of a cell."""
+EVERYTHING = (*TABLES, "policy.safetensors", "statistics.safetensors")
+"""Of a cell but its status."""
+OPTIONAL = ("diagnostics.parquet",)
+NO_LOCK = frozenset((errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
+"""What file systems say that have no locks."""
 
 MANIFEST = "archive.json"
 """What a folder holds that is an archive (:mod:`harness.archive`) and no results folder."""
@@ -50,7 +73,7 @@ class Status:
 
     Args:
         state: of the cell.
-        reason: why it failed, with the traceback where there is one.
+        reason: why it failed, with the traceback where there is one; which file is damaged, and how.
         warnings: what its algorithm says of an agent that is done but did not train as it is meant to, and the step
             since which that holds.
     """
@@ -88,21 +111,64 @@ class Results(Protocol):
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
         """What was measured of a finished cell by data alone, :data:`DIAGNOSTICS`; no row where nothing was."""
 
+    def verify(self) -> tuple[int, list[str]]:
+        """Read everything: how many files there are, and what is wrong with those that are damaged."""
+
+
+class _Seal(BaseModel):
+    """What a file was when it was written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int
+    sha256: str
+
+
+class _StatusFile(BaseModel):
+    """What ``status.json`` holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    state: Literal["running", "done", "failed", "diverged"]
+    reason: str
+    warnings: dict[str, int] = {}
+    cell: str | None = None
+    """The cell's hash; ``None`` where an older version wrote this, like the next."""
+    files: dict[str, _Seal] | None = None
+    """The cell's other files by name."""
+
+
+Note = Callable[[str], None]
+"""Is told what the user should know."""
+
+
+def silent(text: str) -> None:
+    """Nobody listens."""
+
 
 class Store:
-    """The results folder ``root``."""
+    """The results folder ``root``.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        root: the folder.
+        checked: of a finished cell's files, those whose content :meth:`status` checks; of the others it looks at the
+            size. What is read is checked in any case.
+        note: is told what the user should know.
+    """
+
+    def __init__(self, root: Path, checked: Iterable[str] = (), note: Note = silent) -> None:
+        self.root, self.checked, self.note = root, frozenset(checked), note
+        self._sound: dict[Path, tuple[int, int, int]] = {}
+        """Files whose content was checked, as they were then: inode, size, time of change."""
 
     @classmethod
-    def existing(cls, root: Path) -> Store:
-        """A results folder to read.
+    def existing(cls, root: Path, checked: Iterable[str] = (), note: Note = silent) -> Store:
+        """A results folder to read; arguments as of the class.
 
         Raises:
             UserError: there are no results, or they are archived.
         """
-        store = cls(root)
+        store = cls(root, checked, note)
         store.require_no_archive()
         if not root.is_dir():
             raise UserError(f"no results folder {str(root)!r}; 'lspc-bench run SUITE --results DIR' makes one")
@@ -127,43 +193,55 @@ class Store:
         """Keep other processes from writing; the lock goes with the process, however it ends.
 
         Raises:
-            UserError: another process holds it, or the folder cannot be written.
+            UserError: another process holds it, or there is a file in the folder's place.
+            ResultsError: the folder cannot be written.
         """
-        try:
+        with writing(self.root):
             for folder in (self.root, self.root / "suites", self.root / "jobs"):
                 folder.mkdir(parents=True, exist_ok=True)
             lock = (self.root / ".lock").open("w")
-        except OSError as error:
-            raise UserError(f"cannot write results to {str(self.root)!r}: {error.strerror}") from error
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"another run is writing to {str(self.root)!r}") from error
-            # Left by a process that was killed while writing; nobody else writes here now.
-            for leftover in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
-                leftover.unlink()
+            with writing(self.root):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise UserError(f"another run is writing to {str(self.root)!r}") from error
+                except OSError as error:
+                    if error.errno not in NO_LOCK:
+                        raise
+                    self.note(f"{self.root} cannot be locked ({error.strerror}): see that no other run writes there")
+                # Left by a process that was killed while writing; nobody else writes here now.
+                for leftover in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             yield
 
     # Plans
 
     def write_plan(self, plan: Plan) -> None:
         """Note which cells belong to a suite; replaces the suite's earlier plan."""
-        write_json(self.root / "suites" / f"{plan.suite}.json", plan.model_dump(mode="json"))
+        path = self.root / "suites" / f"{plan.suite}.json"
+        with writing(path):
+            write_sealed(path, plan.model_dump(mode="json"))
 
     def plans(self) -> list[Plan]:
-        """The plans of all suites that ran here, by name.
+        """The plans of all suites that ran here, by name. Damaged ones are left out, with a note.
 
         Raises:
-            UserError: a plan cannot be read.
+            DamageError: all are.
         """
-        plans = []
-        for path in sorted((self.root / "suites").glob("*.json")):
+        plans, damaged = [], []
+        for path in self._plan_paths():
             try:
-                plans.append(Plan.model_validate_json(path.read_bytes()))
-            except (OSError, ValidationError) as error:
-                raise UserError(f"not a plan that this version can read: {error}", where=str(path)) from error
+                plans.append(_read_plan(path))
+            except DamageError as error:
+                damaged.append(error)
+                self.note(f"{error}; run its suite again, which writes it anew")
+        if damaged and not plans:
+            raise damaged[0]
         return plans
+
+    def _plan_paths(self) -> list[Path]:
+        return sorted((self.root / "suites").glob("*.json"))
 
     # Cells
 
@@ -173,16 +251,58 @@ class Store:
 
     def status(self, cell: Cell) -> Status:
         """How a cell stands."""
+        folder = self.folder(cell)
         try:
-            content = json.loads((self.folder(cell) / "status.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return Status("missing")
-        return Status(content["state"], content["reason"], content.get("warnings", {}))
+            stored = _read_status(folder)
+            if stored is None:
+                return Status("missing")
+            if stored.state == "done":
+                for name in _expected(folder, stored):
+                    self._check(folder / name, stored, name in self.checked)
+        except DamageError as error:
+            return Status("damaged", f"{error}; run its suite again, which makes the cell again")
+        return Status(stored.state, stored.reason, stored.warnings)
 
     def set_status(self, cell: Cell, status: Status) -> None:
-        """Record how a cell stands."""
-        self.folder(cell).mkdir(exist_ok=True)
-        write_json(self.folder(cell) / "status.json", asdict(status))
+        """Record how a cell stands, and if it is done what its files are."""
+        folder = self.folder(cell)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            paths = [folder / name for name in EVERYTHING if status.state == "done" and (folder / name).exists()]
+            files = {path.name: {"size": path.stat().st_size, SEAL: file_sha256(path)} for path in paths}
+            content = {"state": status.state, "reason": status.reason, "warnings": dict(status.warnings)}
+            write_sealed(folder / STATUS, {**content, "cell": cell.hash, "files": files})
+
+    def _check(self, path: Path, stored: _StatusFile, thorough: bool) -> None:
+        """Look at a file of a finished cell, and into it if it is to be thorough.
+
+        Raises:
+            DamageError: it is not what was written.
+        """
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DamageError(path, f"it cannot be read: {error.strerror}") from error
+        if stored.files is not None and stat.st_size != stored.files[path.name].size:
+            raise DamageError(path, f"it has {stat.st_size} bytes, {stored.files[path.name].size} were written")
+        seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if thorough and self._sound.get(path) != seen:
+            content = _verified(path, stored)
+            if stored.files is None:
+                _parsed(path, content)  # nothing else tells whether it is whole
+            self._sound[path] = seen
+
+    def _read(self, cell: Cell, name: str) -> Any:
+        """What a file of a finished cell holds.
+
+        Raises:
+            DamageError: it is not what was written.
+        """
+        folder = self.folder(cell)
+        stored = _read_status(folder)
+        if stored is None:
+            raise DamageError(folder / STATUS, "it is gone")
+        return _parsed(folder / name, _verified(folder / name, stored))
 
     def write_results(
         self,
@@ -207,72 +327,100 @@ class Store:
             diagnostics: a row a number measured by data alone: :data:`DIAGNOSTICS`; ``None`` where none is asked for.
             warnings: what its algorithm says of the agent, see :class:`Status`.
         """
-        from safetensors.numpy import save_file as save_arrays
-        from safetensors.torch import save_file
+        from safetensors.numpy import save as save_arrays
+        from safetensors.torch import save as save_tensors
 
         folder = self.folder(cell)
-        folder.mkdir(exist_ok=True)
-        for name, frame in (("episodes", episodes), ("training", training), ("diagnostics", diagnostics)):
-            if frame is not None:
-                with replacing(folder / f"{name}.parquet") as temporary:
-                    frame.to_parquet(temporary, index=False)
-        with replacing(folder / "policy.safetensors") as temporary:
-            weights = {
-                f"{name}/{key}": tensor.contiguous()
-                for name, state in policies.items()
-                for key, tensor in state.items()
-            }
-            save_file(weights, temporary)
-        with replacing(folder / "statistics.safetensors") as temporary:
-            save_arrays({key: np.ascontiguousarray(values) for key, values in statistics.items()}, temporary)
-        write_json(folder / "cell.json", {"cell": cell.model_dump(mode="json"), **record})
+        weights = {
+            f"{name}/{key}": tensor.contiguous() for name, state in policies.items() for key, tensor in state.items()
+        }
+        files = {
+            f"{name}.parquet": frame.to_parquet(index=False)
+            for name, frame in (("episodes", episodes), ("training", training), ("diagnostics", diagnostics))
+            if frame is not None
+        }
+        files["policy.safetensors"] = save_tensors(weights)
+        files["statistics.safetensors"] = save_arrays(
+            {key: np.ascontiguousarray(values) for key, values in statistics.items()}
+        )
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            for name, content in files.items():
+                with replacing(folder / name) as temporary:
+                    temporary.write_bytes(content)
+            write_json(folder / "cell.json", {"cell": cell.model_dump(mode="json"), **record})
         self.set_status(cell, Status("done", warnings=warnings or {}))
 
     def record(self, cell: Cell) -> dict[str, Any]:
         """What a finished cell ran with, as :meth:`write_results` was given it."""
-        content: dict[str, Any] = json.loads((self.folder(cell) / "cell.json").read_text(encoding="utf-8"))
+        content: dict[str, Any] = self._read(cell, "cell.json")
         return content
 
     def episodes(self, cell: Cell) -> pd.DataFrame:
         """The evaluation episodes of a finished cell."""
-        import pandas as pd
-
-        return pd.read_parquet(self.folder(cell) / "episodes.parquet")
+        frame: pd.DataFrame = self._read(cell, "episodes.parquet")
+        return frame
 
     def training(self, cell: Cell) -> pd.DataFrame:
         """The training metrics of a finished cell."""
-        import pandas as pd
-
-        return pd.read_parquet(self.folder(cell) / "training.parquet")
+        frame: pd.DataFrame = self._read(cell, "training.parquet")
+        return frame
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
         """What was measured of a finished cell by data alone, :data:`DIAGNOSTICS`; no row where nothing was."""
         import pandas as pd
 
-        path = self.folder(cell) / "diagnostics.parquet"
-        return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(DIAGNOSTICS))
+        folder = self.folder(cell)
+        stored = _read_status(folder)
+        if stored is not None and "diagnostics.parquet" not in _expected(folder, stored):
+            return pd.DataFrame(columns=list(DIAGNOSTICS))
+        frame: pd.DataFrame = self._read(cell, "diagnostics.parquet")
+        return frame
 
     def policies(self, cell: Cell) -> dict[str, dict[str, Tensor]]:
         """The last checkpoint's state of each policy of a finished cell, by name."""
-        from safetensors.torch import load_file
-
         states: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in load_file(self.folder(cell) / "policy.safetensors").items():
+        for key, tensor in sorted(self._read(cell, "policy.safetensors").items()):
             name, _, parameter = key.partition("/")
             states.setdefault(name, {})[parameter] = tensor
         return states
 
     def statistics(self, cell: Cell) -> dict[str, NDArray[Any]]:
         """What the algorithm measured in the data of a finished cell."""
-        from safetensors.numpy import load_file
-
-        arrays: dict[str, NDArray[Any]] = load_file(self.folder(cell) / "statistics.safetensors")
+        arrays: dict[str, NDArray[Any]] = self._read(cell, "statistics.safetensors")
         return arrays
 
     def forget(self, cell: Cell) -> None:
-        """Remove all that is stored of a cell; its status goes first."""
-        (self.folder(cell) / "status.json").unlink(missing_ok=True)
-        shutil.rmtree(self.folder(cell), ignore_errors=True)
+        """Remove all that is stored of a cell, at once."""
+        folder = self.folder(cell)
+        removed = folder.with_name(f".{folder.name}.tmp")
+        with writing(folder):
+            if folder.exists():
+                folder.rename(removed)
+                shutil.rmtree(removed)
+
+    def verify(self) -> tuple[int, list[str]]:
+        """Read everything: plans, cells, checkpoints.
+
+        Returns:
+            How many files there are, and what is wrong with those that are damaged.
+        """
+        checks: list[Callable[[], object]] = [partial(_read_plan, path) for path in self._plan_paths()]
+        for folder in sorted(self.root.glob("[0-9a-f]" * 16)):
+            checks.append(partial(_read_status, folder))
+            with suppress(DamageError):  # which the check before will tell
+                stored = _read_status(folder)
+                if stored is not None and stored.state == "done":
+                    names = _expected(folder, stored)
+                    checks += [partial(self._check, folder / name, stored, thorough=True) for name in names]
+        checks += [partial(self._load_checkpoint, path) for path in sorted((self.root / "jobs").glob("*.checkpoint"))]
+        damaged = []
+        for check in checks:
+            try:
+                check()
+            except (DamageError, ResultsError) as error:
+                damaged.append(str(error))
+        return len(checks), damaged
 
     # Checkpoints
 
@@ -282,43 +430,154 @@ class Store:
 
     def write_checkpoint(self, job: Job, content: Mapping[str, Any]) -> None:
         """Keep all that the job needs to go on, in one file."""
-        import torch
-
-        with replacing(self.checkpoint_path(job)) as temporary:
-            torch.save({"job": job.model_dump_json(), **content}, temporary)
+        path = self.checkpoint_path(job)
+        with writing(path):
+            checkpoint.save(path, {"job": job.model_dump_json(), **content})
 
     def read_checkpoint(self, job: Job) -> dict[str, Any] | None:
-        """What :meth:`write_checkpoint` kept, or ``None``. No code of the file is run."""
+        """What :meth:`write_checkpoint` kept, or ``None``. No code of the file is run.
+
+        Raises:
+            ResultsError: it is there, and the disk does not give it.
+            DamageError: it is not what was written, or cannot be read without running code.
+        """
         path = self.checkpoint_path(job)
-        return _load_checkpoint(path) if path.exists() else None
+        return self._load_checkpoint(path) if path.exists() else None
 
     def remove_checkpoint(self, job: Job) -> None:
         """The job is over."""
-        self.checkpoint_path(job).unlink(missing_ok=True)
+        path = self.checkpoint_path(job)
+        with writing(path):
+            path.unlink(missing_ok=True)
 
     def unfinished_jobs(self) -> list[Job]:
-        """The jobs that left a checkpoint.
-
-        Raises:
-            UserError: a checkpoint is damaged, or of another version.
-        """
+        """The jobs that left a checkpoint. One that is of no use is set aside, so that its job alone starts afresh."""
         jobs = []
         for path in sorted((self.root / "jobs").glob("*.checkpoint")):
             try:
-                jobs.append(Job.model_validate_json(_load_checkpoint(path)["job"]))
-            except ValidationError as error:
-                raise UserError(f"{UNREADABLE} (of another version)", where=str(path)) from error
+                job = Job.model_validate_json(self._load_checkpoint(path)["job"])
+                if self.checkpoint_path(job) != path:
+                    raise DamageError(path, "it is the checkpoint of another job")
+                jobs.append(job)
+            except (DamageError, ValidationError, KeyError, TypeError) as error:
+                kept = _set_aside(path)
+                what = error if isinstance(error, DamageError) else DamageError(path, "it is of another version")
+                self.note(f"{what}; its job starts afresh, and the file is kept as {kept.name}")
+            except ResultsError as error:
+                self.note(f"{error}; it is left as it is")
         return jobs
 
+    def _load_checkpoint(self, path: Path) -> dict[str, Any]:
+        try:
+            stat = path.stat()
+            seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if self._sound.get(path) != seen:
+                checkpoint.verify(path)
+                self._sound[path] = seen
+            return checkpoint.load(path)
+        except OSError as error:
+            raise ResultsError(f"cannot read a checkpoint: {error.strerror or error}: {path}") from error
 
-UNREADABLE = "this checkpoint cannot be read; remove it to train its job from the start"
+
+def _read_plan(path: Path) -> Plan:
+    """A suite's plan.
+
+    Raises:
+        DamageError: it is not what was written.
+    """
+    try:
+        plan = Plan.model_validate(read_sealed(path)[0])
+    except ValidationError as error:
+        what = f"it is not a plan that this version can read: {error.errors()[0]['msg']}"
+        raise DamageError(path, what) from error
+    except FileNotFoundError as error:
+        raise DamageError(path, "it is gone") from error
+    if plan.suite != path.stem:
+        raise DamageError(path, f"it is the plan of suite {plan.suite!r}")
+    return plan
 
 
-def _load_checkpoint(path: Path) -> dict[str, Any]:
-    import torch
+def _read_status(folder: Path) -> _StatusFile | None:
+    """How a cell was left, ``None`` if nothing is there.
+
+    Raises:
+        DamageError: it cannot be told.
+    """
+    path = folder / STATUS
+    try:
+        content, sealed = read_sealed(path)
+    except FileNotFoundError:
+        if (folder / "cell.json").exists():
+            raise DamageError(path, "it is gone") from None
+        return None
+    try:
+        stored = _StatusFile.model_validate(content)
+    except ValidationError as error:
+        raise DamageError(path, "it is no status of a cell") from error
+    if sealed != (stored.files is not None) or sealed != (stored.cell is not None):
+        raise DamageError(path, "it is no status of a cell")
+    if sealed and stored.cell != folder.name:
+        raise DamageError(path, f"it is that of cell {stored.cell}")
+    return stored
+
+
+def _expected(folder: Path, stored: _StatusFile) -> list[str]:
+    """The files of a finished cell beside its status."""
+    if stored.files is not None:
+        return list(stored.files)
+    return [name for name in EVERYTHING if name not in OPTIONAL or (folder / name).exists()]
+
+
+def _verified(path: Path, stored: _StatusFile) -> bytes:
+    """The content of a file of a finished cell.
+
+    Raises:
+        DamageError: it is not what was written.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamageError(path, f"it cannot be read: {error.strerror}") from error
+    if stored.files is not None:
+        seal = stored.files.get(path.name)
+        if seal is None:
+            raise DamageError(path, "the cell has none")
+        if hashlib.sha256(content).hexdigest() != seal.sha256:
+            raise DamageError(path, "its SHA-256 is not what was written")
+    return content
+
+
+def _parsed(path: Path, content: bytes) -> Any:
+    """JSON, a data frame, or arrays or tensors by name, as the file's name says.
+
+    Raises:
+        DamageError: it is none.
+    """
+    import pandas as pd
+    from pyarrow import ArrowException
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{UNREADABLE} (it is damaged)", where=str(path)) from error
-    return content
+        if path.suffix == ".json":
+            return json.loads(content)
+        if path.suffix == ".parquet":
+            return pd.read_parquet(io.BytesIO(content))
+        if path.name == "policy.safetensors":
+            from safetensors.torch import load as load_tensors
+
+            return load_tensors(content)
+        return load(content)
+    except (OSError, ValueError, KeyError, RecursionError, MemoryError, ArrowException, SafetensorError) as error:
+        raise DamageError(path, "it cannot be read") from error
+
+
+def _set_aside(path: Path) -> Path:
+    """Give a file a name under which it is in nobody's way; nothing is overwritten."""
+    for number in range(1, 1 << 20):
+        kept = path.with_name(f"{path.name}.damaged{f'-{number}' if number > 1 else ''}")
+        if not kept.exists():
+            break
+    with writing(path):
+        path.rename(kept)
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import click
@@ -15,8 +16,9 @@ from harness.cli.render import render
 from harness.cli.report import figures, report
 from harness.cli.run import run
 from harness.cli.status import status
+from harness.cli.streams import standard_streams
 from harness.cli.study import study
-from harness.errors import UserError
+from harness.errors import ResultsError, UserError
 
 
 class _WrongInput(click.ClickException):
@@ -24,13 +26,25 @@ class _WrongInput(click.ClickException):
 
 
 class _Group(click.Group):
-    """Turns what the user got wrong into a message and status 2, and an interrupt into status 130."""
+    """Turns what the user got wrong into a message and status 2, the disk's faults into one and status 1, and an
+    interrupt into status 130."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        with standard_streams():
+            return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as error:
             raise _WrongInput(str(error)) from error
+        except ResultsError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE or error.strerror is None:
+                raise  # click ends quietly where nobody reads on
+            where = error.filename2 or error.filename or "standard output"
+            raise click.ClickException(f"cannot read or write {where}: {error.strerror}") from error
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from harness.cli.streams import note
+
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -20,12 +22,14 @@ def archive(results: tuple[Path, ...], output: Path, suite: str | None) -> None:
     """
     from harness.archive import open_results, write_archive
 
-    archived = write_archive([open_results(path) for path in results], suite, output)
+    archived = write_archive([open_results(path, note=note) for path in results], suite, output)
     kept = f", {archived.kept} of them kept from the archive before" if archived.kept else ""
     click.echo(
         f"Wrote {output}: {archived.done} of {archived.cells} cells of suite {archived.suite} done{kept}; "
         f"{archived.files} files, {archived.size / 1e6:.2f} MB."
     )
+    for damage in archived.damaged:
+        note(f"left out: {damage}")
     if archived.dropped:
         click.echo(
             f"note: {archived.dropped} finished cells of the archive before are not in the suite as it is in these "

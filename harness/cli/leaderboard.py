@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from harness.cli.streams import note
+
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
@@ -33,7 +35,7 @@ def leaderboard(results: Path, suite: str | None, format_name: str, selection: b
     from harness.report import selection as selecting
     from harness.report.diagnostics import diagnostics_section
 
-    store = open_results(results)
+    store = open_results(results, note=note)
     plans = chosen_plans(store, suite)
     if selection:
         text = selecting.FORMATS[format_name]([selecting.make_report(store, plan) for plan in plans])

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.streams import note
+
 if TYPE_CHECKING:
     from harness.evaluation import Episode
     from harness.plan import Plan, PlannedCell
@@ -48,9 +50,9 @@ def render(
     from harness.archive import chosen_plan
     from harness.errors import UserError
     from harness.simulators import require_simulator
-    from harness.store import Store
+    from harness.store import EVERYTHING, Store
 
-    store = Store.existing(results)
+    store = Store.existing(results, EVERYTHING, note)
     planned, name, judged = _choose(store, chosen_plan(store, suite), task, policy, seed, limit)
     cell = planned.cell
     path = output or Path(f"{cell.definition.name}-{policy.replace(' ', '-').replace('/', '-')}.gif")
@@ -105,9 +107,9 @@ def _choose(
         raise UserError(f"no seed {seed} there")
     done = [one for one in here if store.status(one.cell).state == "done"]
     if not done:
-        raise UserError(
-            f"{here[0].cell.describe(row)} is {store.status(here[0].cell).state}: there is nothing to show yet"
-        )
+        first = store.status(here[0].cell)
+        why = f" ({first.brief})" if first.state == "damaged" else ""
+        raise UserError(f"{here[0].cell.describe(row)} is {first.state}{why}: there is nothing to show yet")
     (name,) = (name for name, given in done[0].rows.items() if given == row)
     return done[0], name, chosen
 

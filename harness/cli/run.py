@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.streams import note
+
 if TYPE_CHECKING:
     from harness.forecast import Measurement
     from harness.plan import Cell, Job, Plan
@@ -133,7 +135,7 @@ def run(
     was; what is done is not run again.
     """
     from harness.plan import make_plan
-    from harness.store import Store
+    from harness.store import EVERYTHING, Store
     from harness.suite import read_suite
 
     if throughput is not None and not dry_run:
@@ -141,7 +143,7 @@ def run(
     file = read_suite(suite, overrides)
     plan = make_plan(file)
     part = plan.only(chosen)
-    store = Store(results)
+    store = Store(results, EVERYTHING)
     store.require_no_archive()
     if dry_run:
         measured = _measurement(throughput, device)  # a wrong file is refused first
@@ -175,19 +177,19 @@ def execute(
 
     Raises:
         UserError: something that it needs is not there.
-        ClickException: results cannot be written.
+        ResultsError: results cannot be written.
     """
     from harness.cli.progress import progress
     from harness.engine import require_engine
-    from harness.executors.local import Interrupted, LocalExecutor, ResultsError, resolve_device, resume
+    from harness.executors.local import Interrupted, LocalExecutor, resolve_device, resume
     from harness.plan import require_inputs
-    from harness.store import Store
+    from harness.store import EVERYTHING, Store
 
     part = part or plan
     require_inputs(file, part)
     device = resolve_device(device)
     require_engine(engine, device, precision)
-    store = Store(results)
+    store = Store(results, EVERYTHING, note)
     with store.locked():
         store.write_plan(plan)
         cells, skipped = _pending(part, store, overwrite)
@@ -202,8 +204,6 @@ def execute(
             except (Interrupted, KeyboardInterrupt):
                 click.echo(f"Interrupted. '{again}' goes on from here.", err=True)
                 return 130
-            except ResultsError as error:
-                raise click.ClickException(f"{error}. Run the suite again to go on.") from error
     mine = {cell.hash for cell in cells}
     failed = [status for key, status in ended.items() if key in mine and status.state != "done"]
     done = len(cells) - len(failed)
@@ -216,8 +216,13 @@ def execute(
 def _pending(plan: Plan, store: Store, overwrite: str) -> tuple[list[Cell], int]:
     """The cells to run, and how many are skipped."""
     cells = [planned.cell for planned in plan.cells]
-    leave = {"only-missing": ("done",), "always": (), "never": ("done", "failed", "diverged", "running")}[overwrite]
-    pending = [cell for cell in cells if store.status(cell).state not in leave]
+    started = ("done", "failed", "diverged", "running", "damaged")
+    leave = {"only-missing": ("done",), "always": (), "never": started}[overwrite]
+    found = {cell.hash: store.status(cell) for cell in cells}
+    for cell in cells:
+        if found[cell.hash].state == "damaged":
+            note(f"{cell.describe()}: {found[cell.hash].reason}")
+    pending = [cell for cell in cells if found[cell.hash].state not in leave]
     return pending, len(cells) - len(pending)
 
 

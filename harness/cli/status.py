@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.streams import note
+
 if TYPE_CHECKING:
     from harness.plan import Plan
     from harness.store import Results
@@ -26,16 +28,33 @@ AGAIN = "results/runs/again"
     help="Print instead how to make results again from scratch: a command for each cell, or for each group of cells "
     "that trained together.",
 )
-def status(results: Path, suite: str | None, commands: str | None) -> None:
-    """Show what of RESULTS is done, failed (and why) and missing, for each task and algorithm."""
+@click.option(
+    "--verify", is_flag=True, help="Read every file instead, and name those that are damaged; exit status 1 if any is."
+)
+@click.pass_context
+def status(ctx: click.Context, results: Path, suite: str | None, commands: str | None, verify: bool) -> None:
+    """Show what of RESULTS is done, failed or damaged (and why) and missing, for each task and algorithm."""
     from harness.archive import chosen_plans, open_results
 
-    opened = open_results(results)
+    opened = open_results(results, checked=(), note=note)
+    if verify:
+        if suite is not None or commands is not None:
+            raise click.UsageError("--verify reads everything: neither --suite nor --commands goes with it")
+        ctx.exit(_verify(opened))
     for index, plan in enumerate(chosen_plans(opened, suite)):
         if commands is not None:
             click.echo("\n".join(_commands(opened, plan, together=commands == "groups")))
         else:
             click.echo(("\n" if index else "") + _describe(opened, plan))
+
+
+def _verify(results: Results) -> int:
+    """Read everything; the exit status."""
+    count, damaged = results.verify()
+    click.echo("".join(f"{line}\n" for line in damaged) + f"{count} files read, {len(damaged)} damaged.")
+    if damaged:
+        click.echo("Run their suites again: that makes damaged results again, and nothing else.", err=True)
+    return 1 if damaged else 0
 
 
 def _describe(results: Results, plan: Plan) -> str:
@@ -47,11 +66,11 @@ def _describe(results: Results, plan: Plan) -> str:
     for planned in plan.cells:
         found = results.status(planned.cell)
         groups.setdefault((planned.cell.task, planned.label), Counter())[found.state] += 1
-        if found.state in ("failed", "diverged"):
+        if found.state in ("failed", "diverged", "damaged"):
             problems.append(
                 f"{planned.cell.describe(planned.label)} ({planned.cell.hash}) {found.state}: {found.brief}"
             )
-    states = ("done", "running", "failed", "diverged", "missing")
+    states = ("done", "running", "failed", "diverged", "damaged", "missing")
     rows = [
         [
             plan.tasks[task].name,

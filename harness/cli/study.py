@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.run import RESULTS, execute
+from harness.cli.streams import note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,8 +122,9 @@ def _read(found: Study, results: Path) -> pd.DataFrame:
     """
     from harness.archive import chosen_plans, open_results
     from harness.errors import UserError
+    from harness.report.warnings import describe_damage
 
-    store = open_results(results)
+    store = open_results(results, note=note)
     plans = [plan for suite in found.suites for plan in chosen_plans(store, suite)]
     cells = {planned.cell.hash: planned.cell for plan in plans for planned in plan.cells}
     done = sum(store.status(cell).state == "done" for cell in cells.values())
@@ -130,5 +132,8 @@ def _read(found: Study, results: Path) -> pd.DataFrame:
         raise UserError(f"none of the study's {len(cells)} cells is done in {str(results)!r}")
     if done < len(cells):
         click.echo(f"{len(cells) - done} of the study's {len(cells)} cells have no results and are left out.", err=True)
+    for plan in plans:
+        for line in describe_damage(store, plan):
+            note(line)
     assert found.read is not None, "a study reads what its suites left, or measures"
     return found.read(store, plans)

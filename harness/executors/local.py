@@ -24,8 +24,9 @@ from harness.capacity import Layout, arrange, free_memory, measure, readable
 from harness.data.dataset import Dataset
 from harness.data.draws import BLOCK
 from harness.engine import brief
-from harness.errors import UserError
+from harness.errors import ResultsError, UserError
 from harness.evaluation import Evaluator
+from harness.files import is_disk_fault, writing
 from harness.memory import keep_freed_memory
 from harness.plan import Cell, CellData, Job, make_jobs
 from harness.store import Status, Store
@@ -47,10 +48,6 @@ PACKAGES = (
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The user asked to stop; the job under way has been checkpointed."""
-
-
-class ResultsError(Exception):
-    """Results cannot be written; no cell is to blame, and the run ends."""
 
 
 class Progress(Protocol):
@@ -144,6 +141,8 @@ class LocalExecutor:
             self._fail(job, str(error))
             return []
         except Exception as error:  # a plugin's: its cells fail, the others go on
+            if is_disk_fault(error):
+                raise ResultsError(f"cannot go on: {error}") from error
             reason, too_large = traceback.format_exc(), is_out_of_memory(error)
         # Out of the handler: the exception held the job's tensors.
         cells = self._drop(job)
@@ -168,7 +167,8 @@ class LocalExecutor:
             return split(job.cells, layout.replicas)
         for cell in job.cells:
             if self.store.status(cell).state != "done":
-                self.store.set_status(cell, Status("running"))
+                with _writing(self.store.root):
+                    self.store.set_status(cell, Status("running"))
         training = Training(
             job,
             dataset,
@@ -191,13 +191,13 @@ class LocalExecutor:
             self._poll(but=training)
             self.progress.trained(training.step)
             if not self._stop and time.monotonic() - last > self.checkpoint_seconds:
-                with _writing():
+                with _writing(self.store.root):
                     training.checkpoint()
                 last = time.monotonic()
             return self._stop
 
         training.advance(pause)
-        with _writing():
+        with _writing(self.store.root):
             training.checkpoint()
         if training.step == training.steps:
             training.rest()
@@ -242,7 +242,7 @@ class LocalExecutor:
             self.progress.evaluated(training.collect())
             if training is but:
                 continue
-            with _writing():
+            with _writing(self.store.root):
                 if self._stop:
                     training.checkpoint()
                 if training.step == training.steps and not training.waiting:
@@ -287,7 +287,8 @@ class LocalExecutor:
             if self.store.status(cell).state == "done":  # before the job was interrupted
                 continue
             status = Status("failed", reason)
-            self.store.set_status(cell, status)
+            with _writing(self.store.root):
+                self.store.set_status(cell, status)
             self._end(cell, status)
 
     def _end(self, cell: Cell, status: Status) -> None:
@@ -324,10 +325,13 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _writing(root: Path) -> Iterator[None]:
     """What goes wrong here is the disk's fault, or ours, not a plugin's."""
     try:
-        yield
+        with writing(root):
+            yield
+    except ResultsError:
+        raise
     except Exception as error:
         raise ResultsError(f"cannot write results: {type(error).__name__}: {error}") from error
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.plan import CellData, Plan
 from harness.report.tables import csv_table, markdown_table
-from harness.report.warnings import describe_warnings
+from harness.report.warnings import describe_damage, describe_warnings
 from harness.statistics import (
     WHOLE,
     Overall,
@@ -118,7 +118,7 @@ def _notes(store: Results, plan: Plan, rows: Iterable[str], overall: dict[str, O
     changed = [plan.tasks[task].name for task, hashes in files.items() if len(hashes) > 1]
     if changed:
         notes.append(f"Not all rows were trained on the same dataset file: {', '.join(changed)}.")
-    notes += [f"Warning: {line}." for line in describe_warnings(store, plan)]
+    notes += [f"Warning: {line}." for line in (*describe_damage(store, plan), *describe_warnings(store, plan))]
     return notes
 
 

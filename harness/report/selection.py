@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from harness.plan import Plan, PlannedCell
 from harness.report.tables import csv_table, markdown_table
+from harness.report.warnings import describe_damage
 from harness.statistics import checkpoint_episodes, interval, mean
 from harness.store import Results
 from harness.tasks import normalize_cost
@@ -141,7 +142,8 @@ def make_report(store: Results, plan: Plan) -> SelectionReport:
     for row in by_checkpoint["row"].unique() if len(by_checkpoint) else []:
         checkpoints += outcomes(by_checkpoint[by_checkpoint["row"] == row], row)
     policies = outcomes(by_policy, "")
-    return SelectionReport(plan.suite, checkpoints, policies, _notes(candidates, checkpoints, policies))
+    notes = _notes(candidates, checkpoints, policies) + [f"Warning: {line}." for line in describe_damage(store, plan)]
+    return SelectionReport(plan.suite, checkpoints, policies, notes)
 
 
 def read_candidates(store: Results, plan: Plan) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What algorithms say of agents that are done but did not train as they are meant to."""
+"""What a reader of tables must know of single cells: damage, and what algorithms say of their agents."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from collections import Counter
 
 from harness.plan import Plan
 from harness.store import Results
+
+
+def describe_damage(store: Results, plan: Plan) -> list[str]:
+    """A line for each damaged cell of a suite, which tables leave out."""
+    found = [(planned, store.status(planned.cell)) for planned in plan.cells]
+    return [
+        f"{planned.cell.describe(planned.label)} is left out: {status.reason}"
+        for planned, status in found
+        if status.state == "damaged"
+    ]
 
 
 def describe_warnings(store: Results, plan: Plan) -> list[str]:

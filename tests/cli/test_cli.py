@@ -341,7 +341,7 @@ def test_a_wrong_suite_is_refused_with_its_line(
         (["run", "smoke", "--memory-fraction", "0"], "0.0 is not in the range"),
         (["run", "smoke", "--overwrite", "sometimes"], "'sometimes' is not one of"),
         (["run", "smoke", "--results", "FILE"], "is a file"),
-        (["run", "smoke", "--results", "FILE/under"], "cannot write results to 'FILE/under': Not a directory"),
+        (["run", "smoke", "--results", "FILE/under"], "cannot write results: Not a directory: FILE/under"),
         (["status", "absent"], "no results folder 'absent'"),
         (["status", "."], "'.' holds no results of a suite"),
         (["leaderboard", "absent"], "no results folder 'absent'"),

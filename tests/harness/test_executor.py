@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from torch.utils._pytree import tree_leaves
 from harness import capacity, registry
 from harness.cli.progress import PlainProgress
 from harness.data.dataset import load_dataset
+from harness.errors import ResultsError
 from harness.executors import local
 from harness.executors.local import LocalExecutor, resume
 from harness.plan import Cell, CellData, Job
-from harness.store import Store
+from harness.store import EVERYTHING, Store
 from harness.suite import Evaluation
 from harness.tasks import find_task
 from harness.training import Training
@@ -198,16 +201,70 @@ def test_one_replica_that_runs_out_of_memory_fails_alone(store: Store, monkeypat
 def test_a_checkpoint_goes_on_as_the_group_that_it_is(
     store: Store, groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    job = _begun(store)
+    monkeypatch.setattr(local, "free_memory", lambda *_: room_for(1))
+    states, _ = execute(store, resume(store, list(job.cells)))
+    assert states == ["done"] * 3
+    assert groups == [3]
+
+
+def _begun(store: Store) -> Job:
+    """A job of three replicas with a checkpoint at step 7."""
     job = Job(cells=tuple(cells(3)))
     dataset = load_dataset(find_task("BallRun"), "demo")
     selections = [registry.load("bc").select(dataset, cell.config, cell.replica) for cell in job.cells]
     begun = Training(job, dataset, selections, store, LocalExecutor(store, "cpu", 0, Listener()).evaluator)
     begun.engine.run(7)
     begun.checkpoint()
-    monkeypatch.setattr(local, "free_memory", lambda *_: room_for(1))
-    states, _ = execute(store, resume(store, list(job.cells)))
-    assert states == ["done"] * 3
-    assert groups == [3]
+    return job
+
+
+@pytest.mark.parametrize("method", ["set_status", "write_checkpoint", "write_results", "remove_checkpoint"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_refuses_ends_the_run_and_costs_no_checkpoint(
+    store: Store, monkeypatch: pytest.MonkeyPatch, method: str, number: int
+) -> None:
+    job = _begun(store)
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Store, method, refused)
+    with pytest.raises(ResultsError, match=f"cannot write results: {os.strerror(number)}"):
+        execute(store, resume(store, list(job.cells)))
+    monkeypatch.undo()
+    assert store.unfinished_jobs() == [job]
+    kept = store.read_checkpoint(job)
+    assert kept is not None
+    assert kept["step"] >= 7
+    assert not any(store.status(cell).state == "failed" for cell in job.cells)
+    assert execute(store, resume(store, list(job.cells)))[0] in (["done"] * 3, [])
+
+
+def test_a_full_disk_that_a_plugin_meets_is_not_the_plugins_fault(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _begun(store)
+
+    def full(self: Training, stop: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/log")
+
+    monkeypatch.setattr(Training, "advance", full)
+    with pytest.raises(ResultsError, match="No space left on device: '/somewhere/log'"):
+        execute(store, resume(store, list(job.cells)))
+    assert store.unfinished_jobs() == [job]
+
+
+def test_a_damaged_cell_is_made_again(store: Store) -> None:
+    thorough = Store(store.root, EVERYTHING)
+    execute(thorough, [Job(cells=tuple(cells(2)))])
+    path = store.folder(cells(1)[0]) / "policy.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"?")
+    assert [thorough.status(cell).state for cell in cells(2)] == ["damaged", "done"]
+    execute(thorough, resume(thorough, cells(1)))
+    assert [thorough.status(cell).state for cell in cells(2)] == ["done", "done"]
+    assert len(path.read_bytes()) == len(whole)
 
 
 def test_a_job_at_rest_holds_nothing_of_the_device(store: Store) -> None:

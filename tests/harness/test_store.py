@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
 import pickle
+import random
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import UserError
+from harness import checkpoint
+from harness.errors import DamageError, ResultsError, UserError
 from harness.files import replacing, write_json
 from harness.plan import Cell, CellData, Job, Plan, PlannedCell
-from harness.store import DIAGNOSTICS, Status, Store
+from harness.store import DIAGNOSTICS, EVERYTHING, Status, Store
 from harness.suite import Evaluation
 
 context = multiprocessing.get_context("fork")
@@ -80,21 +85,22 @@ def test_nothing_is_at_the_path_before_all_is_written(tmp_path: Path) -> None:
 
 def test_results_count_as_done_only_when_they_are_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever of its writes is the last before the end, the cell is done after the last one alone."""
+    store.set_status(cell(), Status("running"))
     writes, fsync = 0, os.fsync
 
     def counted(descriptor: int) -> None:
         nonlocal writes
         if writes == limit:
-            raise OSError("full")
+            raise OSError(errno.ENOSPC, "full")
         writes += 1
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", counted)
-    for limit in range(9):  # noqa: B007 - read by the function above
+    for limit in range(11):  # noqa: B007 - read by the function above
         writes = 0
-        with pytest.raises(OSError, match="full"):
+        with pytest.raises(ResultsError, match=r"^cannot write results: full: .*/\w+\.\w+$"):
             write_results(store, cell())
-        assert store.status(cell()).state == "missing"
+        assert store.status(cell()).state == "running"
     monkeypatch.undo()
     write_results(store, cell())
     assert store.status(cell()).state == "done"
@@ -145,7 +151,7 @@ def test_a_second_process_is_refused_while_the_first_lives(store: Store) -> None
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match=r"cannot write results to .*: File exists"),
+        pytest.raises(UserError, match=r"cannot write results: File exists: .*/file$"),
         Store(tmp_path / "file").locked(),
     ):
         pass
@@ -220,11 +226,11 @@ class _Code:
 def test_no_code_of_a_checkpoint_is_run(store: Store, tmp_path: Path) -> None:
     job = Job(cells=(cell(),))
     store.write_checkpoint(job, {"evil": _Code(tmp_path / "made")})
-    for read in (lambda: store.read_checkpoint(job), store.unfinished_jobs):
-        with pytest.raises(UserError, match="cannot be read") as refused:
-            read()
-        assert isinstance(refused.value.__cause__, pickle.UnpicklingError)
-        assert "eights" in str(refused.value.__cause__)
+    with pytest.raises(DamageError, match="cannot be read without running code") as refused:
+        store.read_checkpoint(job)
+    assert isinstance(refused.value.__cause__, pickle.UnpicklingError)
+    assert "eights" in str(refused.value.__cause__)
+    assert store.unfinished_jobs() == []
     assert not (tmp_path / "made").exists()
 
 
@@ -256,16 +262,219 @@ def test_a_folder_without_results_is_refused(store: Store, tmp_path: Path) -> No
 def test_a_damaged_plan_is_named(store: Store, text: str) -> None:
     path = store.root / "suites" / "x.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"x\.json: not a plan that this version can read"):
+    with pytest.raises(UserError, match=r"x\.json: damaged \(it is"):
         store.plans()
 
 
-def test_a_damaged_checkpoint_is_told_with_its_path(tmp_path: Path) -> None:
-    (tmp_path / "jobs").mkdir()
-    path = tmp_path / "jobs" / "0.checkpoint"
-    path.write_bytes(b"PK\x03\x04 and nothing behind it")
-    with pytest.raises(UserError, match=r"0\.checkpoint: this checkpoint cannot be read"):
-        Store(tmp_path).unfinished_jobs()
+# Damage
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place // 8] ^= 1 << place % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [*EVERYTHING, "status.json"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "removed", "unreadable"])
+def test_a_damaged_file_makes_the_cell_damaged_and_the_others_stay(store: Store, name: str, how: str) -> None:
+    for seed in (0, 1):
+        frame = pd.DataFrame({"step": [3], "cost": [1.0]})
+        arrays = {"mean": np.arange(3.0)}
+        store.write_results(cell(seed), {}, frame, frame, {"bc": {"w": torch.ones(2)}}, arrays, frame)
+    path = store.folder(cell(0)) / name
+    if how == "flipped":
+        flip(path, 8 * (path.stat().st_size // 2))
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    if how == "unreadable":
+        path.mkdir()
+    thorough = Store(store.root, EVERYTHING)
+    status = thorough.status(cell(0))
+    assert status.state == "damaged"
+    assert status.brief.startswith(f"{path}: damaged (")
+    assert "run its suite again" in status.brief
+    assert thorough.status(cell(1)).state == "done"
+    count, damaged = store.verify()
+    assert count == 14 or name == "status.json"
+    assert [line.partition(": ")[0] for line in damaged] == [str(path)]
+    quick = Store(store.root).status(cell(0)).state  # looks at sizes only
+    assert quick == ("done" if how == "flipped" and name != "status.json" else "damaged")
+    if name == "status.json":
+        return
+    read = {"cell": store.record, "policy": store.policies}.get(path.stem) or getattr(store, path.stem)
+    with pytest.raises(DamageError, match=str(path)):
+        read(cell(0))
+
+
+def test_any_bit_of_a_status_or_a_plan_that_flips_shows(store: Store) -> None:
+    write_results(store, cell())
+    store.write_plan(plan("a", cell()))
+    for path, right in (
+        (store.folder(cell()) / "status.json", lambda: store.status(cell()) == Status("done")),
+        (store.root / "suites" / "a.json", lambda: store.plans() == [plan("a", cell())]),
+    ):
+        whole = path.read_bytes()
+        for place in random.Random(0).sample(range(8 * len(whole)), 100):
+            flip(path, place)
+            try:
+                seen = not right()
+            except DamageError:
+                seen = True
+            assert seen, place
+            path.write_bytes(whole)
+
+
+def test_the_results_of_another_cell_are_no_results(store: Store) -> None:
+    write_results(store, cell(0))
+    store.folder(cell(0)).rename(store.folder(cell(1)))
+    assert f"it is that of cell {cell(0).hash}" in store.status(cell(1)).brief
+
+
+def test_results_without_seals_are_read_and_broken_ones_are_damaged(store: Store) -> None:
+    """As versions up to 0.9 wrote them."""
+    for seed in (0, 1):
+        write_results(store, cell(seed))
+        status = {"state": "done", "reason": "", "warnings": {}}
+        (store.folder(cell(seed)) / "status.json").write_text(json.dumps(status))
+    (store.folder(cell(1)) / "episodes.parquet").write_bytes(b"PAR1 and so on")
+    thorough = Store(store.root, EVERYTHING)
+    assert thorough.status(cell(0)) == Status("done")
+    assert thorough.episodes(cell(0))["cost"].tolist() == [1.0]
+    assert thorough.status(cell(1)).state == "damaged"
+
+
+def test_a_damaged_plan_is_left_out_with_a_note(store: Store) -> None:
+    notes: list[str] = []
+    store.note = notes.append
+    for name in ("a", "b", "c"):
+        store.write_plan(plan(name, cell()))
+    suites = store.root / "suites"
+    (suites / "a.json").write_bytes((suites / "a.json").read_bytes().replace(b"bc-all", b"bc-bll", 1))
+    (suites / "c.json").rename(suites / "d.json")
+    assert store.plans() == [plan("b", cell())]
+    assert [note.partition(": ")[0] for note in notes] == [str(suites / "a.json"), str(suites / "d.json")]
+    assert "run its suite again" in notes[0]
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "foreign", "another job's", "of another version"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_others_stay(store: Store, how: str) -> None:
+    notes: list[str] = []
+    store.note = notes.append
+    jobs = [Job(cells=(cell(seed),)) for seed in (0, 1)]
+    for job in jobs:
+        store.write_checkpoint(job, {"weights": torch.arange(300.0)})
+    path = store.checkpoint_path(jobs[0])
+    if how == "flipped":
+        flip(path, 8 * (path.stat().st_size // 2))
+    elif how == "another job's":
+        path.write_bytes(store.checkpoint_path(jobs[1]).read_bytes())
+    elif how == "of another version":
+        checkpoint.save(path, {"job": "{}"})
+    else:
+        content = {"cut": path.read_bytes()[:-100], "empty": b"", "foreign": b"PK\x03\x04 and so on"}[how]
+        path.write_bytes(content)
+    content = path.read_bytes()
+    assert store.unfinished_jobs() == jobs[1:]
+    assert store.read_checkpoint(jobs[0]) is None
+    kept = path.with_name(f"{path.name}.damaged")
+    assert kept.read_bytes() == content
+    (note,) = notes
+    assert note.startswith(f"{path}: damaged (")
+    assert kept.name in note
+    path.write_bytes(b"")  # once more
+    assert store.unfinished_jobs() == jobs[1:]
+    assert kept.read_bytes() == content
+
+
+def test_any_bit_of_a_checkpoint_that_flips_shows(store: Store) -> None:
+    job = Job(cells=(cell(),))
+    store.write_checkpoint(job, {"weights": torch.arange(300.0)})
+    path = store.checkpoint_path(job)
+    whole = path.read_bytes()
+    for place in [*random.Random(0).sample(range(8 * len(whole)), 100), 8 * len(whole) - 1]:
+        flip(path, place)
+        with pytest.raises(DamageError):
+            Store(store.root).read_checkpoint(job)
+        path.write_bytes(whole)
+    assert Store(store.root).read_checkpoint(job) is not None
+
+
+def test_a_checkpoint_without_a_seal_is_read_and_a_broken_one_is_damaged(store: Store) -> None:
+    job = Job(cells=(cell(),))
+    path = store.checkpoint_path(job)
+    torch.save({"job": job.model_dump_json(), "weights": torch.arange(300.0)}, path)
+    assert store.unfinished_jobs() == [job]
+    whole = path.read_bytes()
+    flip(path, 8 * whole.index(np.float32(77).tobytes()))
+    with pytest.raises(DamageError, match="CRC-32"):
+        Store(store.root).read_checkpoint(job)
+
+
+# The disk's faults
+
+
+def test_a_folder_that_cannot_be_synced_is_written_all_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def picky(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", picky)
+    write_results(store, cell())
+    assert store.status(cell()).state == "done"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])
+def test_what_the_disk_refuses_is_said_with_its_path(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    job = Job(cells=(cell(),))
+
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for path, write in (
+        (store.root / "suites" / "a.json", lambda: store.write_plan(plan("a", cell()))),
+        (store.folder(cell()) / "status.json", lambda: store.set_status(cell(), Status("running"))),
+        (store.folder(cell()) / "episodes.parquet", lambda: write_results(store, cell())),
+        (store.checkpoint_path(job), lambda: store.write_checkpoint(job, {})),
+    ):
+        with pytest.raises(ResultsError) as refused:
+            write()
+        assert str(refused.value) == f"cannot write results: {os.strerror(number)}: {path}"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(store: Store) -> None:
+    job = Job(cells=(cell(),))
+    store.write_checkpoint(job, {"step": 1})
+    (store.root / "jobs" / f".{store.checkpoint_path(job).name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(ResultsError, match=f"No space left on device: {store.checkpoint_path(job)}"):
+        store.write_checkpoint(job, {"weights": torch.arange(1e6)})
+    kept = store.read_checkpoint(job)
+    assert kept is not None
+    assert kept["step"] == 1
+
+
+def test_a_folder_without_locks_is_written_with_a_note(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    store.note = notes.append
+
+    def without(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with store.locked():
+        pass
+    assert notes == [f"{store.root} cannot be locked (No locks available): see that no other run writes there"]
 
 
 # Diagnostics
