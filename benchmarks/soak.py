@@ -30,9 +30,9 @@ tasks: [BallRun]
 seeds: 2
 cost_limits: [10, 20]
 algorithms:
-  lspc: {hyperparameters: {steps: 400, batch_size: 32, hidden_sizes: [16, 16], latent_dim: 4}}
-  bc: {hyperparameters: {steps: 300, batch_size: 32, hidden_sizes: [16, 16], mode: safe}}
-evaluation: {every: 100, episodes: 1, final: 3}
+  lspc: {hyperparameters: {steps: 40, batch_size: 32, hidden_sizes: [16, 16], latent_dim: 4}}
+  bc: {hyperparameters: {steps: 30, batch_size: 32, hidden_sizes: [16, 16], mode: safe}}
+evaluation: {every: 15, episodes: 1, final: 3}
 """
 TIMES = ("training_seconds", "started")
 """What of a cell's record is another every time."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from harness.cli.streams import note
+
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
@@ -32,7 +34,7 @@ def report(results: Path, suites: tuple[str, ...], output: Path, title: str) -> 
     from harness.report.page.model import make_model
     from harness.report.page.render import render
 
-    store = open_results(results)
+    store = open_results(results, note=note)
     plans = [plan for suite in suites or [None] for plan in chosen_plans(store, suite)]
     write_text(output, render(make_model(store, plans), title, results.name, __version__))
 
@@ -65,7 +67,7 @@ def figures(results: Path, suites: tuple[str, ...], output: Path, kinds: tuple[s
     from harness.report.page.files import save_figures
     from harness.report.page.model import make_model
 
-    store = open_results(results)
+    store = open_results(results, note=note)
     plans = [plan for suite in suites or [None] for plan in chosen_plans(store, suite)]
     try:
         for path in save_figures(make_model(store, plans), output, kinds, limit):
