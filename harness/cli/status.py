@@ -70,7 +70,8 @@ def _describe(results: Results, plan: Plan) -> str:
             problems.append(
                 f"{planned.cell.describe(planned.label)} ({planned.cell.hash}) {found.state}: {found.brief}"
             )
-    states = ("done", "running", "failed", "diverged", "damaged", "missing")
+    damaged = any(counts["damaged"] for counts in groups.values())
+    states = ("done", "running", "failed", "diverged", *(["damaged"] if damaged else []), "missing")
     rows = [
         [
             plan.tasks[task].name,
