@@ -154,7 +154,7 @@ def improvements(policies: Mapping[str, Runs]) -> dict[tuple[str, str], Improvem
         policies: with the same tasks in the same order.
     """
     random = np.random.default_rng(0)
-    weights = {name: _seed_weights(*runs.reward.shape, random) for name, runs in policies.items()}
+    weights = {name: _seed_weights(runs.reward.shape, random) for name, runs in policies.items()}
     found = {}
     for one, mine in policies.items():
         for other, theirs in policies.items():
@@ -171,8 +171,9 @@ def improvements(policies: Mapping[str, Runs]) -> dict[tuple[str, str], Improvem
     return found
 
 
-def _seed_weights(seeds: int, tasks: int, random: np.random.Generator) -> Floats:
+def _seed_weights(shape: tuple[int, ...], random: np.random.Generator) -> Floats:
     """How often each seed is drawn within each task, as shares, (samples, seeds, tasks)."""
+    seeds, tasks = shape
     counts = random.multinomial(seeds, [1 / seeds] * seeds, size=(statistics.BOOTSTRAP_SAMPLES, tasks))
     return np.asarray(counts.transpose(0, 2, 1) / seeds, dtype=np.float64)
 
@@ -194,7 +195,7 @@ def profile(scores: Floats, thresholds: Sequence[float], below: bool = False) ->
     seeds, tasks = scores.shape
     if seeds < 2:
         return share, np.full_like(share, np.nan), np.full_like(share, np.nan)
-    weights = _seed_weights(seeds, tasks, np.random.default_rng(0))
+    weights = _seed_weights(scores.shape, np.random.default_rng(0))
     drawn = np.einsum("bst,stl->bl", weights, passed.astype(np.float64), optimize=True) / tasks
     low, high = np.quantile(drawn, [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY], axis=0)
     return share, low, high
