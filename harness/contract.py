@@ -23,6 +23,7 @@ from harness.data.dataset import Dataset, load_dataset
 from harness.data.draws import Draws, prepare
 from harness.diagnostics import DiagnosticError, Diagnostics
 from harness.errors import UserError
+from harness.guard import UserCodeError, guard
 from harness.tasks import all_tasks, find_task
 
 STEPS, EPISODES, LIMIT, HELD_OUT = 3, 4, 20.0, 0.1
@@ -355,10 +356,13 @@ def check(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, str
         raise UserError(f"{name} refuses these settings: {error}") from error
     results = {}
     for title, run in contract.checks().items():
+        results[title] = ""
         try:
-            run()
-        except Exception as error:  # a plugin's own mistakes are what this is to find
-            results[title] = str(error) if isinstance(error, BrokenPromiseError) else f"{type(error).__name__}: {error}"
-        else:
-            results[title] = ""
+            with guard("", ""):
+                try:
+                    run()
+                except BrokenPromiseError as error:
+                    results[title] = str(error)
+        except (UserError, UserCodeError) as error:  # a plugin's own mistakes are what this is to find
+            results[title] = str(error)
     return results

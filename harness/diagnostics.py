@@ -5,7 +5,7 @@ Nothing of it touches training: it reads networks, and its noise comes from gene
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,11 +64,15 @@ class Diagnostics:
         """What the algorithm offers: metrics (R,).
 
         Raises:
-            DiagnosticError: one of them has another shape.
+            DiagnosticError: one of them has another shape, or is no tensor of real numbers.
         """
         with torch.no_grad(), undisturbed_randomness():
             metrics = self._algorithm.diagnose(self.batch)
+        if not isinstance(metrics, Mapping):
+            raise DiagnosticError(f"diagnose must give metrics by name, not {type(metrics).__name__}")
         for name, value in metrics.items():
+            if not isinstance(name, str) or not isinstance(value, Tensor) or value.is_complex():
+                raise DiagnosticError(f"the diagnostic {name} is no tensor of real numbers")
             if value.shape != (len(self._replicas),):
                 raise DiagnosticError(f"the diagnostic {name} has shape {tuple(value.shape)}, not one number a replica")
         return metrics
