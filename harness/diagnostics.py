@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
+from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica, acted
 from harness.capacity import undisturbed_randomness
 from harness.data.dataset import Dataset
 from harness.data.sampling import Columns, Sampler, TransitionSampler, WindowSampler, all_segments
@@ -108,16 +108,16 @@ class Diagnostics:
     def _action_error(self, policy: Policy, seed: int) -> float:
         """Each step is an episode of its own. Who acts on a cost limit is told what the step's trajectory costs."""
         policy.eval()
-        seeds = range(seed, seed + len(self._actions))
+        seeds, size = range(seed, seed + len(self._actions)), self._actions.shape[1]
         if not self._told:
             policy.reset(seeds, None)
-            actions = policy.act(self._observations)
+            actions = acted(policy, self._observations, size)
         else:
             actions = torch.empty_like(self._actions)
             for cost in self._costs.unique().tolist():
                 here = self._costs == cost
                 policy.reset([seeds[row] for row in here.nonzero().flatten().tolist()], cost)
-                actions[here] = policy.act(self._observations[here])
+                actions[here] = acted(policy, self._observations[here], size)
         return float((actions - self._actions).double().square().mean())
 
 

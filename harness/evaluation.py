@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from harness import simulators
-from harness.algorithm import Policy
+from harness.algorithm import Policy, acted
 from harness.guard import UserCodeError, guard, line, within
 from harness.pool import Pool
 from harness.tasks import Task
@@ -72,7 +71,7 @@ def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float
 
     Raises:
         UserCodeError: whatever policy or environment raise.
-        RuntimeError: the policy's actions have a wrong shape or are not finite, or the simulator's rewards or costs.
+        RuntimeError: the policy's actions are not finite, or the simulator's rewards or costs.
     """
     together = 1 if simulators.lives_alone(task) else len(seeds)
     environments = _environments(task, together)
@@ -118,15 +117,11 @@ def lockstep(
             # Finished episodes keep their last observation: the batch's shape, and so each row's result, stays.
             # A copy: a policy may keep what it has seen.
             with acting:
-                acted = policy.act(torch.from_numpy(observations.copy()))
-                if not isinstance(acted, Tensor) or not acted.is_floating_point():
-                    kind = acted.dtype if isinstance(acted, Tensor) else type(acted).__name__
-                    raise TypeError(f"actions must be a tensor of floating-point numbers, not {kind}")
-                actions = acted.numpy()
-            if actions.shape != (count, task.action_size) or not np.isfinite(actions[live]).all():
+                actions = acted(policy, torch.from_numpy(observations.copy()), task.action_size).numpy()
+            if not np.isfinite(actions[live]).all():
                 raise RuntimeError(
-                    f"the policy's actions must be finite and of shape {(count, task.action_size)}; at step "
-                    f"{lengths.max()} they have shape {actions.shape}, {int((~np.isfinite(actions)).sum())} not finite"
+                    f"the policy's actions must be finite; at step {lengths.max()} {int((~np.isfinite(actions)).sum())} "
+                    "are not"
                 )
             step_rewards, step_costs = np.zeros(count), np.zeros(count)
             for index in np.flatnonzero(live):

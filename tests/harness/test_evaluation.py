@@ -192,16 +192,15 @@ def test_seeds_differ_between_tasks() -> None:
 @pytest.mark.parametrize(
     ("action", "part"),
     [
-        (lambda seen: torch.full((len(seen), TASK.action_size), torch.nan), "at step 0 .* 4 not finite"),
-        (lambda seen: torch.full((len(seen), TASK.action_size), torch.inf), "at step 0 .* 4 not finite"),
-        (lambda seen: torch.zeros(len(seen), TASK.action_size + 1), r"of shape \(2, 2\); .* have shape \(2, 3\)"),
-        (lambda seen: torch.zeros(TASK.action_size), r"of shape \(2, 2\); .* have shape \(2,\)"),
-        (lambda seen: torch.zeros(1, TASK.action_size), r"of shape \(2, 2\); .* have shape \(1, 2\)"),
-        (lambda seen: torch.where(seen[:, :2] < 3, torch.nan, 0.0), "at step 3 .* 2 not finite"),
+        (lambda seen: torch.full((len(seen), TASK.action_size), torch.nan), "at step 0 4 are not"),
+        (lambda seen: torch.full((len(seen), TASK.action_size), torch.inf), "at step 0 4 are not"),
+        (lambda seen: torch.where(seen[:, :2] < 3, torch.nan, 0.0), "at step 3 2 are not"),
     ],
 )
-def test_actions_that_are_none_are_refused(countdown: None, action: Callable[[Tensor], Tensor], part: str) -> None:
-    with pytest.raises(RuntimeError, match=f"the policy's actions must be finite and .*{part}"):
+def test_actions_that_are_not_finite_are_refused(
+    countdown: None, action: Callable[[Tensor], Tensor], part: str
+) -> None:
+    with pytest.raises(RuntimeError, match=f"the policy's actions must be finite; {part}"):
         roll_out(TASK, Fixed(action), [5, 9], None)
 
 
@@ -287,6 +286,9 @@ def test_a_policy_that_does_not_travel_is_refused(toys: ModuleType, workers: int
         (lambda seen: torch.zeros(len(seen), TASK.action_size, dtype=torch.int64), "not torch.int64"),
         (lambda seen: np.zeros((len(seen), TASK.action_size)), "not ndarray"),
         (lambda seen: None, "not NoneType"),
+        (lambda seen: torch.zeros(len(seen), TASK.action_size + 1), r"of shape \(2, 2\), not \(2, 3\)"),
+        (lambda seen: torch.zeros(TASK.action_size), r"of shape \(2, 2\), not \(2,\)"),
+        (lambda seen: torch.zeros(1, TASK.action_size), r"of shape \(2, 2\), not \(1, 2\)"),
         (lambda seen: sys.exit(), "^the policy in act: SystemExit$"),
     ],
 )
