@@ -119,10 +119,8 @@ def lockstep(
             with acting:
                 actions = acted(policy, torch.from_numpy(observations.copy()), task.action_size).numpy()
             if not np.isfinite(actions[live]).all():
-                raise RuntimeError(
-                    f"the policy's actions must be finite; at step {lengths.max()} {int((~np.isfinite(actions)).sum())} "
-                    "are not"
-                )
+                wrong = int((~np.isfinite(actions)).sum())
+                raise RuntimeError(f"the policy's actions must be finite; at step {lengths.max()} {wrong} are not")
             step_rewards, step_costs = np.zeros(count), np.zeros(count)
             for index in np.flatnonzero(live):
                 with stepping:

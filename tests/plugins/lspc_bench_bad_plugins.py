@@ -201,7 +201,7 @@ RUNNING: dict[str, tuple[type[Any], str]] = {
     "act-numpy": (acts(lambda seen: np.zeros((len(seen), 2))), "floating-point numbers, not ndarray"),
     "act-none": (acts(lambda seen: None), "floating-point numbers, not NoneType"),
     "act-wide": (acts(lambda seen: torch.zeros(len(seen), 3)), "actions must be of shape (2, 2), not (2, 3)"),
-    "act-nan": (acts(lambda seen: torch.full((len(seen), 2), torch.nan)), "not finite"),
+    "act-nan": (acts(lambda seen: torch.full((len(seen), 2), torch.nan)), "must be finite; at step 0 4 are not"),
     "reset-exits": (policy(reset=leave), "the policy in reset: SystemExit: 0"),
     "observe-exits": (policy(observe=leave), "the policy in observe: SystemExit: 0"),
     "state-exits": (fails("state_dict", SystemExit(0)), "in state_dict: SystemExit: 0"),
