@@ -348,12 +348,14 @@ def check(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, str
 
     Raises:
         UserError: there is no such algorithm, a package that it needs is missing, or the settings are refused.
+        UserCodeError: its hyperparameters or published settings raise something else.
     """
     registry.require_packages(name)
-    try:
-        contract = Contract(name, settings)
-    except ValidationError as error:
-        raise UserError(f"{name} refuses these settings: {error}") from error
+    with guard(registry.named(name), "Hyperparameters"):
+        try:
+            contract = Contract(name, settings)
+        except ValidationError as error:
+            raise UserError(f"{name} refuses these settings: {error}") from error
     results = {}
     for title, run in contract.checks().items():
         results[title] = ""

@@ -329,8 +329,10 @@ def task_to_collect(file: SuiteFile, name: str) -> tuple[Task, Path]:
         raise file.error(f"own_tasks has no {name!r}.{nearest(name, own)}", "own_tasks")
     _require_own_name(file, name)
     try:
-        return _as_task(name, own[name], *spaces(own[name].environment)), _own_file(file, name)
-    except UserError as error:
+        with guard(f"the environment {own[name].environment!r}", "make"):
+            sizes_there = spaces(own[name].environment)
+        return _as_task(name, own[name], *sizes_there), _own_file(file, name)
+    except (UserError, UserCodeError) as error:
         raise file.error(str(error), "own_tasks", name, "environment") from error
 
 
