@@ -131,6 +131,22 @@ class Policy(nn.Module, ABC):
         return {key: value for key, value in self.__dict__.items() if key != "_generators"}
 
 
+def acted(policy: Policy, observations: Tensor, action_size: int) -> Tensor:
+    """What a policy does on observations (n, dim): actions (n, action_size).
+
+    Raises:
+        TypeError: what it gives is no tensor of floating-point numbers.
+        ValueError: it has another shape.
+    """
+    actions = policy.act(observations)
+    if not isinstance(actions, Tensor) or not actions.is_floating_point():
+        kind = actions.dtype if isinstance(actions, Tensor) else type(actions).__name__
+        raise TypeError(f"actions must be a tensor of floating-point numbers, not {kind}")
+    if actions.shape != (len(observations), action_size):
+        raise ValueError(f"actions must be of shape {(len(observations), action_size)}, not {tuple(actions.shape)}")
+    return actions
+
+
 Config = TypeVar("Config", bound=Hyperparameters)
 
 

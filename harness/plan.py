@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from harness.data.dataset import Dataset, Source, load_dataset, require_file, si
 from harness.data.filters import Filters, apply
 from harness.errors import UserError, nearest
 from harness.files import file_sha256
+from harness.guard import TookTooLong, UserCodeError, guard, within
 from harness.simulators import require_simulator
 from harness.suite import Data, Evaluation, OwnTask, SuiteFile
 from harness.tasks import FAMILIES, Task, all_names, all_tasks, find_task, matches, select_tasks
@@ -132,7 +133,9 @@ class Cell(BaseModel):
     @property
     def config(self) -> Hyperparameters:
         """The hyperparameters as the algorithm's own model."""
-        return registry.load(self.algorithm).Hyperparameters.model_validate(self.hyperparameters)
+        algorithm = registry.load(self.algorithm)
+        with guard(registry.named(self.algorithm), "Hyperparameters"):
+            return algorithm.Hyperparameters.model_validate(self.hyperparameters)
 
     @property
     def replica(self) -> Replica:
@@ -249,30 +252,38 @@ def make_plan(file: SuiteFile) -> Plan:
     data = {task.id: _data(file, task) for task in tasks}
     planned: list[_Named] = []
     for task in tasks:
-        for label, entry in suite.algorithms.items():
-            for settings, point in _settings(file, label, task):
-                algorithm = registry.load(entry.algorithm or label)
-                config = _validate(file, label, task, algorithm, settings)
-                limits = tuple(suite.cost_limits or task.cost_limits)
-                depends = algorithm.depends_on_cost_limit(config)
-                runs = itertools.product(data[task.id], limits if depends else (None,), suite.seeds)
-                for (used, data_point), limit, seed in runs:
-                    cell = Cell(
-                        task=task.id,
-                        own_task=task if task.family == "own" else None,
-                        algorithm=entry.algorithm or label,
-                        algorithm_version=algorithm.version,
-                        hyperparameters=config.model_dump(mode="json"),
-                        seed=seed,
-                        cost_limit=limit,
-                        evaluation_limits=limits if limit is None else (limit,),
-                        told_limit=algorithm.acts_on_cost_limit(config),
-                        evaluation=suite.evaluation,
-                        data=used,
-                    )
-                    name = _joined(label, point)
-                    planned.append(_Named(cell, label, name, data_point, algorithm.policy_names(config)))
+        for label in suite.algorithms:
+            try:
+                planned += _cells(file, label, task, data[task.id])
+            except UserCodeError as error:
+                raise file.error(str(error), "algorithms", label) from error
     return Plan(suite=suite.name, description=suite.description, cells=_with_rows(file, planned))
+
+
+def _cells(file: SuiteFile, label: str, task: Task, data: Sequence[tuple[CellData, str]]) -> Iterator[_Named]:
+    """The cells of one label on one task."""
+    suite, entry = file.suite, file.suite.algorithms[label]
+    for settings, point in _settings(file, label, task):
+        algorithm = registry.load(entry.algorithm or label)
+        config = _validate(file, label, task, algorithm, settings)
+        limits = tuple(suite.cost_limits or task.cost_limits)
+        depends = algorithm.depends_on_cost_limit(config)
+        runs = itertools.product(data, limits if depends else (None,), suite.seeds)
+        for (used, data_point), limit, seed in runs:
+            cell = Cell(
+                task=task.id,
+                own_task=task if task.family == "own" else None,
+                algorithm=entry.algorithm or label,
+                algorithm_version=algorithm.version,
+                hyperparameters=config.model_dump(mode="json"),
+                seed=seed,
+                cost_limit=limit,
+                evaluation_limits=limits if limit is None else (limit,),
+                told_limit=algorithm.acts_on_cost_limit(config),
+                evaluation=suite.evaluation,
+                data=used,
+            )
+            yield _Named(cell, label, _joined(label, point), data_point, algorithm.policy_names(config))
 
 
 def _tasks(file: SuiteFile) -> list[Task]:
@@ -318,8 +329,10 @@ def task_to_collect(file: SuiteFile, name: str) -> tuple[Task, Path]:
         raise file.error(f"own_tasks has no {name!r}.{nearest(name, own)}", "own_tasks")
     _require_own_name(file, name)
     try:
-        return _as_task(name, own[name], *spaces(own[name].environment)), _own_file(file, name)
-    except UserError as error:
+        with guard(f"the environment {own[name].environment!r}", "make"):
+            sizes_there = spaces(own[name].environment)
+        return _as_task(name, own[name], *sizes_there), _own_file(file, name)
+    except (UserError, UserCodeError) as error:
         raise file.error(str(error), "own_tasks", name, "environment") from error
 
 
@@ -411,8 +424,13 @@ def _points(grid: Mapping[str, Sequence[Any]]) -> Iterator[tuple[dict[str, Any],
         yield point, " ".join(f"{key}={value}" for key, value in point.items())
 
 
-def require_inputs(file: SuiteFile, plan: Plan) -> None:
-    """Refuse a plan whose datasets, simulators or packages are not there.
+def require_inputs(file: SuiteFile, plan: Plan, note: Callable[[str], None] = lambda _: None) -> None:
+    """Refuse a plan whose datasets, simulators or packages are not there. Own environments are tried.
+
+    Args:
+        file: the suite.
+        plan: what is to run of it.
+        note: is told what is tried, which may take a while.
 
     Raises:
         UserError: says which is missing first, how many more, and how to get it.
@@ -423,7 +441,7 @@ def require_inputs(file: SuiteFile, plan: Plan) -> None:
             continue
         try:
             registry.require_packages(name)
-        except UserError as error:
+        except (UserError, UserCodeError) as error:
             raise file.error(str(error), "algorithms", label) from error
     missing = []
     for task in plan.tasks.values():
@@ -431,8 +449,15 @@ def require_inputs(file: SuiteFile, plan: Plan) -> None:
             for source in {used.source for used in plan.data[task.id]}:
                 if source != "own":
                     require_file(task, source)
-            require_simulator(task)
-        except UserError as error:
+            if task.family == "own":
+                note(f"trying {task.environment}")
+            limit = file.suite.time_limits.episode
+            trial = within(limit, f"the {limit:g} s that an episode may take (time_limits.episode)")
+            with trial, guard(f"the environment {task.environment!r}", "a trial"):
+                require_simulator(task)
+        except TookTooLong as error:
+            missing.append(f"the environment {task.environment!r} in a trial {error}")
+        except (UserError, UserCodeError) as error:
             missing.append(str(error))
     if missing:
         more = (
@@ -497,24 +522,43 @@ def _require_pattern(file: SuiteFile, label: str, pattern: str) -> None:
 def _validate(
     file: SuiteFile, label: str, task: Task, algorithm: type[Algorithm[Any]], settings: dict[str, Any]
 ) -> Hyperparameters:
+    """The settings as the algorithm's own model.
+
+    Raises:
+        UserError: they are refused, with the line.
+        UserCodeError: the model raises something else, or cannot be stored as JSON.
+    """
     name = file.suite.algorithms[label].algorithm or label
-    try:
-        return algorithm.Hyperparameters.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else ""
-        known = list(algorithm.Hyperparameters.model_fields)
-        if first["type"] == "extra_forbidden":
-            message = (
-                f"{name} has no hyperparameter {key!r}.{nearest(key, known)} 'lspc-bench algorithms {name}' lists them."
-            )
-        elif first["type"] == "missing":
-            message = f"hyperparameter {key!r} of {name} has no default: the suite must set it"
-        elif not key:  # of several together
-            message = f"{name}: {first['msg'].removeprefix('Value error, ')}"
-        else:
-            message = f"hyperparameter {key!r} of {name}: {first['msg']}, not {first['input']!r}"
-        raise file.error(message, *(_place(file, label, task, key) if key else ("algorithms", label))) from error
+    with guard(registry.named(name), "Hyperparameters"):
+        try:
+            config = algorithm.Hyperparameters.model_validate(settings)
+        except ValidationError as error:
+            raise _refusal(file, label, task, algorithm, error) from error
+        stored = json.dumps(config.model_dump(mode="json"), allow_nan=False)
+        if algorithm.Hyperparameters.model_validate(json.loads(stored)) != config:
+            raise ValueError(f"settings change when they are stored as JSON: {stored}")
+        return config
+
+
+def _refusal(
+    file: SuiteFile, label: str, task: Task, algorithm: type[Algorithm[Any]], error: ValidationError
+) -> UserError:
+    """What is wrong with a setting, with its line."""
+    name = file.suite.algorithms[label].algorithm or label
+    first = error.errors()[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    known = list(algorithm.Hyperparameters.model_fields)
+    if first["type"] == "extra_forbidden":
+        message = (
+            f"{name} has no hyperparameter {key!r}.{nearest(key, known)} 'lspc-bench algorithms {name}' lists them."
+        )
+    elif first["type"] == "missing":
+        message = f"hyperparameter {key!r} of {name} has no default: the suite must set it"
+    elif not key:  # of several together
+        message = f"{name}: {first['msg'].removeprefix('Value error, ')}"
+    else:
+        message = f"hyperparameter {key!r} of {name}: {first['msg']}, not {first['input']!r}"
+    return file.error(message, *(_place(file, label, task, key) if key else ("algorithms", label)))
 
 
 def _place(file: SuiteFile, label: str, task: Task, key: str) -> tuple[str, ...]:

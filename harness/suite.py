@@ -115,6 +115,13 @@ class OwnTask(_Model):
         return value
 
 
+class TimeLimits(_Model):
+    """How long a plugin's or an environment's code may take. Results do not depend on it."""
+
+    episode: float = Field(600, gt=0, description="seconds for an episode; those in lockstep share their times")
+    job: float = Field(604_800, gt=0, description="seconds for the training of a job, evaluation not counted")
+
+
 class Suite(_Model):
     """A whole suite file. Unknown keys are refused."""
 
@@ -130,6 +137,7 @@ class Suite(_Model):
     evaluation: Evaluation = Evaluation()
     data: Data = Data()
     own_tasks: dict[str, OwnTask] = Field({}, description="tasks beside DSRL's, by name")
+    time_limits: TimeLimits = TimeLimits()
 
     @field_validator("algorithms", mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from harness.cli.run import run
 from harness.cli.status import status
 from harness.cli.study import study
 from harness.errors import UserError
+from harness.guard import UserCodeError, interruptible
 
 
 class _WrongInput(click.ClickException):
@@ -28,9 +29,12 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
         except UserError as error:
             raise _WrongInput(str(error)) from error
+        except UserCodeError as error:
+            raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)

@@ -130,7 +130,8 @@ def run(
     """Train and evaluate everything that SUITE asks for.
 
     SUITE is a file, or the name of a built-in suite. Run it again after a crash or an interrupt and it goes on where it
-    was; what is done is not run again.
+    was; what is done is not run again. What a plugin or an environment of yours may take is bounded: the suite's key
+    time_limits has a time limit for an episode and one for a job.
     """
     from harness.plan import make_plan
     from harness.store import Store
@@ -184,7 +185,7 @@ def execute(
     from harness.store import Store
 
     part = part or plan
-    require_inputs(file, part)
+    require_inputs(file, part, lambda text: click.echo(text, err=True))
     device = resolve_device(device)
     require_engine(engine, device, precision)
     store = Store(results)
@@ -196,7 +197,8 @@ def execute(
         jobs = resume(store, cells)
         count = len(os.sched_getaffinity(0)) if workers is None else workers
         with progress(jobs, len(cells)) as bar:
-            executor = LocalExecutor(store, device, count, bar, checkpoint_every, engine, memory_fraction, precision)
+            options = (checkpoint_every, engine, memory_fraction, precision, file.suite.time_limits)
+            executor = LocalExecutor(store, device, count, bar, *options)
             try:
                 ended = executor.run(jobs)
             except (Interrupted, KeyboardInterrupt):

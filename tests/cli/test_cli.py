@@ -176,15 +176,17 @@ def test_overwrite_never_leaves_what_was_started(run: Callable[..., Result], run
 
 # run: cells that fail
 
+EVALUATION = "the algorithm 'toy': evaluation of toy at step 10:"
+
 
 @pytest.mark.parametrize(
     ("failure", "workers", "state", "reason"),
     [
         ("nan", 0, "diverged", "loss not finite in steps 6 to 6"),
-        ("update", 0, "failed", "ArithmeticError: the toy algorithm gives up"),
-        ("policy", 0, "failed", "evaluation of toy at step 10: ArithmeticError: the toy policy gives up"),
-        ("policy", 1, "failed", "evaluation of toy at step 10: ArithmeticError: the toy policy gives up"),
-        ("kill", 1, "failed", "evaluation of toy at step 10: the worker process was killed by signal 9"),
+        ("update", 0, "failed", "the algorithm 'toy' in update: ArithmeticError: the toy algorithm gives up"),
+        ("policy", 0, "failed", f"{EVALUATION} the policy in act: ArithmeticError: the toy policy gives up"),
+        ("policy", 1, "failed", f"{EVALUATION} the policy in act: ArithmeticError: the toy policy gives up"),
+        ("kill", 1, "failed", f"{EVALUATION} the worker process was killed by signal 9, 3 times in a row"),
     ],
 )
 def test_a_failing_cell_is_recorded_and_tried_again_alone(
