@@ -230,7 +230,7 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
     from harness.errors import UserError
     from harness.report.scatter import save_scatter, text_scatter
     from harness.settings import parse_settings
-    from harness.tasks import find_task
+    from harness.tasks import find_task, within
 
     found = find_task(task)
     filters = parse_settings(Filters, settings, "--filter", "filter")
@@ -238,7 +238,7 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
     costs, returns = dataset.trajectories.cost_returns(), dataset.trajectories.reward_returns()
     name = f"{found.name} ({_label(dataset.path)})"
     name += f", filtered: {filters.describe()}" if filters.active else ""
-    limits = ", ".join(f"{(costs <= limit).mean():.1%} within {limit:g}" for limit in found.cost_limits)
+    limits = ", ".join(f"{within(costs, limit).mean():.1%} within {limit:g}" for limit in found.cost_limits)
     both = int((dataset.arrays["terminals"] & dataset.arrays["timeouts"]).sum())
     click.echo(f"{name}: {dataset.path}")
     click.echo(f"SHA-256 {dataset.sha256}")

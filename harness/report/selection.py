@@ -20,7 +20,7 @@ from harness.plan import Plan, PlannedCell
 from harness.report.tables import csv_table, markdown_table
 from harness.statistics import checkpoint_episodes, interval, mean
 from harness.store import Results
-from harness.tasks import normalize_cost
+from harness.tasks import normalize_cost, within
 
 LEGEND = (
     "Reward and cost are DSRL's normalised ones, means over runs (seed, cost limit) of what each rule's choice reaches "
@@ -55,8 +55,8 @@ def _safest_best(reward: str, cost: str) -> Choose:
     def choose(candidates: pd.DataFrame) -> NDArray[np.intp]:
         rewards, costs = candidates[reward].to_numpy(), candidates[cost].to_numpy()
         known = np.isfinite(rewards) & np.isfinite(costs)
-        within = known & (costs <= 1)
-        return _least(np.where(within, -rewards, np.inf) if within.any() else np.where(known, costs, np.inf))
+        safe = known & within(costs, 1)
+        return _least(np.where(safe, -rewards, np.inf) if safe.any() else np.where(known, costs, np.inf))
 
     return choose
 
@@ -198,7 +198,7 @@ def chosen(candidates: pd.DataFrame, run: Sequence[str], rules: Sequence[Rule]) 
         for name, pick in picks.items():
             if len(pick):
                 reached = {"reward": pick["reward"].mean(), "cost": pick["cost"].mean()}
-                reached |= {"violations": (pick["cost"] > 1).mean(), "regret": best - pick["reward"].mean()}
+                reached |= {"violations": (~within(pick["cost"], 1)).mean(), "regret": best - pick["reward"].mean()}
                 found.append({"row": ""} | dict(zip(run, key, strict=True)) | {"rule": name} | reached)
     return pd.DataFrame(found)
 
