@@ -47,7 +47,9 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
     help="The file to write, of one task.  [default: where suites with this source look, or ./TASK_ID.hdf5 if the "
     "task's demo data ships]",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all its random numbers.")
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True, help="Of all its random numbers."
+)
 @click.option("--episodes", type=click.IntRange(min=1), help="Scripted: how many.  [default: the task's own number]")
 @click.option("--agents", is_flag=True, help="Train agents online, and keep what they did, as DSRL made its data.")
 @click.option("--targets", metavar="COST,...", help="Agents: the episode cost of each, or none.  [default: seven]")

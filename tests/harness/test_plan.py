@@ -136,7 +136,7 @@ CELLS = st.builds(
         Evaluation,
         every=st.none() | st.integers(1),
         episodes=st.integers(1),
-        final=st.integers(1),
+        final=st.integers(1, 1000),
         fqe=st.none() | st.builds(FQE, steps=st.integers(1, 3) | st.just(2000)),
     ),
     own_task=st.none() | st.just(replace(find_task("BallRun"), id="Mine", family="own", environment="Mine-v0")),
