@@ -25,9 +25,7 @@ def require_weights(count: int) -> None:
         ValueError: more weights than :data:`MOST_WEIGHTS`.
     """
     if count > MOST_WEIGHTS:
-        raise ValueError(
-            f"a network of {count} weights is refused: at most {MOST_WEIGHTS} go into one network's layers"
-        )
+        raise ValueError(f"networks of {count} weights are refused: at most {MOST_WEIGHTS} go into one ensemble")
 
 
 def weights(widths: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from harness.data.dataset import FoundSource
 from harness.data.filters import Filters
 from harness.errors import UserError, nearest
 from harness.files import shipped
-from harness.yaml_text import Place, YamlError, read_yaml
+from harness.yaml_text import MOST_LEVELS, Place, YamlError, read_yaml
 
 # More than anyone runs; a larger number is a seed that was meant to stand in a list.
 MOST_SEEDS = 1000
@@ -212,7 +212,7 @@ class SuiteFile:
     def _override(self, content: dict[str, Any], override: str) -> None:
         key, equals, text = override.partition("=")
         place = tuple(key.split("."))
-        if not equals or not all(place):
+        if not equals or not all(place) or len(place) > MOST_LEVELS:
             raise UserError(f"--set wants KEY=VALUE with a dotted key such as evaluation.final=5, not {override!r}")
         try:
             value, _ = read_yaml(text)

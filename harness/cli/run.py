@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from pathlib import Path
@@ -148,11 +149,12 @@ def run(
     store = Store(results)
     store.require_no_archive()
     if dry_run:
+        _require_folder(results)
         measured = _measurement(throughput, device)  # a wrong file is refused first
         jobs = _print_plan(part, store, overwrite)
         there = measured.machine.cores if measured and throughput else len(os.sched_getaffinity(0))
         _print_forecast(jobs, measured, there if workers is None else workers)
-        _warn_of_missing(file, part, results, device, engine, precision)
+        _warn_of_missing(file, part, device, engine, precision)
         return
     again = " ".join(["lspc-bench run", suite, *(f"--cell {cell}" for cell in chosen)])
     options = (device, engine, precision, memory_fraction, workers, overwrite, checkpoint_every)
@@ -296,13 +298,12 @@ def _require_all(file: SuiteFile, plan: Plan, device: str, engine: str, precisio
     return device
 
 
-def _warn_of_missing(file: SuiteFile, plan: Plan, results: Path, device: str, engine: str, precision: str) -> None:
+def _warn_of_missing(file: SuiteFile, plan: Plan, device: str, engine: str, precision: str) -> None:
     """Say what a run would be refused for."""
     from harness.errors import UserError
 
     try:
         _require_all(file, plan, device, engine, precision)
-        _require_folder(results)
     except UserError as error:
         click.echo(f"\nThis would not run: {error}", err=True)
 
@@ -317,4 +318,5 @@ def _require_folder(results: Path) -> None:
 
     there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"cannot write results to {str(results)!r}: {str(there)!r} is no folder to write to")
+        reason = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
+        raise UserError(f"cannot write results to {str(results)!r}: {reason}")
