@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
+from harness.bounds import BatchSize, Steps, allows_flag, holds_flag
 from harness.tasks import Task, matches
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
-    steps: int = Field(ge=1, description="gradient steps of one training run")
-    batch_size: int = Field(ge=1, description="transitions a step draws from the dataset")
+    steps: Steps = Field(description="gradient steps of one training run")
+    batch_size: BatchSize = Field(description="transitions a step draws from the dataset")
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_number_is_a_boolean(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
+        if holds_flag(value) and not allows_flag(cls.model_fields[info.field_name or ""].annotation):
             raise PydanticCustomError("number_expected", "Input should be a number")
         return value
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,9 @@ FILES = ("data", "files")
 """Where a suite names own files."""
 JUDGED_BY = {f"{end}_episode_{what}" for end in ("min", "max") for what in ("reward", "cost")} | {"cost_limits"}
 """What of an own task only matters when results are read."""
+
+MOST_POINTS, MOST_CELLS = 10_000, 50_000
+"""Of a grid; of a suite: an hour of planning at most, and more than anyone runs."""
 
 # Raised when what a cell's results contain changes, so that older ones are not reused.
 SCHEMA = 5
@@ -254,22 +259,27 @@ def make_plan(file: SuiteFile) -> Plan:
     for task in tasks:
         for label in suite.algorithms:
             try:
-                planned += _cells(file, label, task, data[task.id])
+                planned += _cells(file, label, task, data[task.id], MOST_CELLS - len(planned))
             except UserCodeError as error:
                 raise file.error(str(error), "algorithms", label) from error
     return Plan(suite=suite.name, description=suite.description, cells=_with_rows(file, planned))
 
 
-def _cells(file: SuiteFile, label: str, task: Task, data: Sequence[tuple[CellData, str]]) -> Iterator[_Named]:
-    """The cells of one label on one task."""
+def _cells(
+    file: SuiteFile, label: str, task: Task, data: Sequence[tuple[CellData, _Point]], most: int
+) -> Iterator[_Named]:
+    """The cells of one label on one task; more than ``most`` are refused."""
     suite, entry = file.suite, file.suite.algorithms[label]
+    count = 0
     for settings, point in _settings(file, label, task):
         algorithm = registry.load(entry.algorithm or label)
         config = _validate(file, label, task, algorithm, settings)
         limits = tuple(suite.cost_limits or task.cost_limits)
-        depends = algorithm.depends_on_cost_limit(config)
-        runs = itertools.product(data, limits if depends else (None,), suite.seeds)
-        for (used, data_point), limit, seed in runs:
+        trained_for = limits if algorithm.depends_on_cost_limit(config) else (None,)
+        count += len(data) * len(trained_for) * len(suite.seeds)
+        if count > most:
+            raise file.error(f"the suite has more than {MOST_CELLS} cells", "algorithms", label)
+        for (used, data_point), limit, seed in itertools.product(data, trained_for, suite.seeds):
             cell = Cell(
                 task=task.id,
                 own_task=task if task.family == "own" else None,
@@ -283,7 +293,7 @@ def _cells(file: SuiteFile, label: str, task: Task, data: Sequence[tuple[CellDat
                 evaluation=suite.evaluation,
                 data=used,
             )
-            yield _Named(cell, label, _joined(label, point), data_point, algorithm.policy_names(config))
+            yield _Named(cell, label, point, data_point, algorithm.policy_names(config))
 
 
 def _tasks(file: SuiteFile) -> list[Task]:
@@ -368,8 +378,8 @@ def _own_file(file: SuiteFile, key: str) -> Path:
     return file.folder(*FILES, key) / Path(file.suite.data.files[key]).expanduser()
 
 
-def _data(file: SuiteFile, task: Task) -> list[tuple[CellData, str]]:
-    """What a task's cells are trained on, and the name of the grid's point, for every point of the data's grid."""
+def _data(file: SuiteFile, task: Task) -> list[tuple[CellData, _Point]]:
+    """What a task's cells are trained on, for every point of the data's grid."""
     key = next((key for key in file.suite.data.files if key in task.names), None)
     found: dict[str, Any] = {"source": file.suite.data.source}
     if key is not None:
@@ -390,8 +400,8 @@ def _data(file: SuiteFile, task: Task) -> list[tuple[CellData, str]]:
     return points
 
 
-def _data_points(file: SuiteFile) -> Iterator[tuple[Data, str]]:
-    """The suite's ``data`` at every point of its grid, and the point's name.
+def _data_points(file: SuiteFile) -> Iterator[tuple[Data, _Point]]:
+    """The suite's ``data`` at every point of its grid.
 
     Raises:
         UserError: with the line of a key that is none, or of a value that is wrong.
@@ -402,13 +412,13 @@ def _data_points(file: SuiteFile) -> Iterator[tuple[Data, str]]:
         if key not in gridded:
             message = f"the data's grid has no {key!r}.{nearest(key, gridded)} Known here: {', '.join(gridded)}"
             raise file.error(message, "data", "grid", key)
-    for point, name in _points(data.grid):
+    for point in _points(file, data.grid, "data", "grid"):
         try:
-            yield Data.model_validate({**data.model_dump(exclude={"grid"}), **point}), name
+            yield Data.model_validate({**data.model_dump(exclude={"grid"}), **point}), _Point.of(point)
         except ValidationError as error:
             first = error.errors()[0]
             key = str(first["loc"][0]) if first["loc"] else next(reversed(point))  # of several together
-            message = f"data at {name}: {first['msg'].removeprefix('Value error, ')}"
+            message = f"data at {_Point.of(point).name}: {first['msg'].removeprefix('Value error, ')}"
             raise file.error(message, *_data_place(file, key)) from error
 
 
@@ -417,11 +427,33 @@ def _data_place(file: SuiteFile, key: str) -> tuple[str, ...]:
     return ("data", "grid", key) if key in file.suite.data.grid else ("data", key)
 
 
-def _points(grid: Mapping[str, Sequence[Any]]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every combination of a grid's values, and its name."""
+@dataclass(frozen=True)
+class _Point:
+    """A point of a grid.
+
+    Args:
+        name: for people, such as ``mode=all batch_size=16``; empty without a grid.
+        key: tells it from any other, also from one of the same name: 16 from "16".
+    """
+
+    name: str
+    key: str
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> _Point:
+        return cls(" ".join(f"{key}={value}" for key, value in settings.items()), repr(settings))
+
+
+def _points(file: SuiteFile, grid: Mapping[str, Sequence[Any]], *place: str) -> Iterator[dict[str, Any]]:
+    """Every combination of a grid's values.
+
+    Raises:
+        UserError: there are too many.
+    """
+    if (count := math.prod(map(len, grid.values()))) > MOST_POINTS:
+        raise file.error(f"{'.'.join(place)}: {count} combinations, at most {MOST_POINTS} are planned", *place)
     for values in itertools.product(*grid.values()):
-        point = dict(zip(grid, values, strict=True))
-        yield point, " ".join(f"{key}={value}" for key, value in point.items())
+        yield dict(zip(grid, values, strict=True))
 
 
 def require_inputs(file: SuiteFile, plan: Plan, note: Callable[[str], None] = lambda _: None) -> None:
@@ -487,8 +519,8 @@ def expected_episodes(job: Job) -> int:
     return sum(len(cell.evaluation_limits) if cell.told_limit else 1 for cell in job.cells) * policies * per_policy
 
 
-def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[str, Any], str]]:
-    """What the suite sets for one label and task, and the name of the grid's point, for every point."""
+def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[str, Any], _Point]]:
+    """What the suite sets for one label and task, for every point of the label's grid."""
     entry = file.suite.algorithms[label]
     name = entry.algorithm or label
     try:
@@ -503,8 +535,8 @@ def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[st
         _require_pattern(file, label, pattern)
         if matches(task, pattern):
             base |= values
-    for point, point_name in _points(entry.grid):
-        yield base | point, point_name
+    for point in _points(file, entry.grid, "algorithms", label, "grid"):
+        yield base | point, _Point.of(point)
 
 
 def _require_pattern(file: SuiteFile, label: str, pattern: str) -> None:
@@ -580,27 +612,46 @@ class _Named:
 
     cell: Cell
     label: str
-    name: str
-    """The label with the point of the algorithm's grid."""
-    data_point: str
+    point: _Point
+    """Of the algorithm's grid."""
+    data_point: _Point
     policies: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The label with the point of the algorithm's grid."""
+        return _joined(self.label, self.point.name)
 
 
 def _with_rows(file: SuiteFile, planned: list[_Named]) -> list[PlannedCell]:
     """Name the leaderboard's rows after the policies.
 
     Where labels or grid points share a policy, they are added; points of the data's grid always are.
+
+    Raises:
+        UserError: a cell comes twice under different names, or a name would stand for two experiments.
     """
-    names = {(one.name, policy) for one in planned for policy in one.policies}
-    shared = {policy for policy, count in Counter(policy for _, policy in names).items() if count > 1}
+    names = {(one.label, one.point.key, policy) for one in planned for policy in one.policies}
+    shared = {policy for policy, count in Counter(policy for *_, policy in names).items() if count > 1}
     cells: dict[str, PlannedCell] = {}
+    owners: dict[str, tuple[_Named, tuple[str, ...]]] = {}
     for one in planned:
-        behind = {policy: _joined(one.name if policy in shared else "", one.data_point) for policy in one.policies}
+        behind = {policy: _joined(one.name if policy in shared else "", one.data_point.name) for policy in one.policies}
         rows = {policy: f"{policy} [{added}]" if added else policy for policy, added in behind.items()}
-        label = _joined(one.name, one.data_point)
-        other = cells.setdefault(one.cell.hash, PlannedCell(cell=one.cell, label=label, rows=rows))
-        if other.label != label:
-            raise file.error(f"{label!r} and {other.label!r} are the same experiment", "algorithms", one.label)
+        label = _joined(one.name, one.data_point.name)
+        origin = (one.label, one.point.key, one.data_point.key)
+        # Of cells and of rows: what looks alike in a table is one experiment's alone.
+        for shown, mine in ((label, origin), *((row, (*origin, policy)) for policy, row in rows.items())):
+            seen = f"{len(mine)} {' '.join(unicodedata.normalize('NFKC', shown).split())}"
+            other, theirs = owners.setdefault(seen, (one, mine))
+            if theirs != mine:
+                both = f"{other.label!r} and {one.label!r}, at points of grids," if other.label != one.label else ""
+                both = both or f"two points of the grids of {one.label!r}"
+                message = f"{both} would both stand in tables as {shown!r}: call one differently"
+                raise file.error(message, "algorithms", one.label)
+        known = cells.setdefault(one.cell.hash, PlannedCell(cell=one.cell, label=label, rows=rows))
+        if known.label != label:
+            raise file.error(f"{label!r} and {known.label!r} are the same experiment", "algorithms", one.label)
     return list(cells.values())
 
 

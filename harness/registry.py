@@ -12,13 +12,14 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from algorithms import BUILTINS
 from harness.errors import UserError, nearest
 from harness.guard import UserCodeError, guard
+from harness.packages import entry_points
 
 if TYPE_CHECKING:
     from harness.algorithm import Algorithm
@@ -48,8 +49,14 @@ class Plugin:
 def plugins() -> dict[str, Plugin]:
     """Every plugin by name. A name that two packages offer belongs to the built-in or else to nobody."""
     found = {name: Plugin(name, target, "built-in") for name, target in BUILTINS.items()}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
-        origin = f"package {point.dist.name} {point.dist.version}" if point.dist else "an unnamed package"
+    offered: list[tuple[EntryPoint, str]] = []
+    for origin, points in entry_points(GROUP):
+        if isinstance(points, Exception):
+            problem = f"what it offers cannot be read: {type(points).__name__}: {points}"
+            found[f"({origin})"] = Plugin(f"({origin})", "", origin, problem)
+        else:
+            offered += [(point, origin) for point in points]
+    for point, origin in sorted(offered, key=lambda offer: (offer[0].name, offer[0].value)):
         other = found.get(point.name)
         if not NAME.fullmatch(point.name):
             problem = "its name is not of lower-case letters, digits and single dashes"

@@ -19,6 +19,7 @@ from harness.guard import guard
 from harness.plan import Cell
 from harness.simulators import Picture
 from harness.store import Store
+from harness.tasks import within
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -100,7 +101,9 @@ def _captioned(picture: Picture, title: str, step: int, reward: float, cost: flo
     top = height + height % 2
     _write(draw, (8, top + 3), title, "black")
     place = _write(draw, (8, top + 22), f"step {step:4d}   reward {reward:8.2f}   ", "black")
-    _write(draw, (place, top + 22), f"cost {cost:.2f} of {cost_limit:g}", "black" if cost <= cost_limit else "red")
+    _write(
+        draw, (place, top + 22), f"cost {cost:.2f} of {cost_limit:g}", "black" if within(cost, cost_limit) else "red"
+    )
     return np.asarray(image)
 
 

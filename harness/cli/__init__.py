@@ -16,7 +16,7 @@ from harness.cli.report import figures, report
 from harness.cli.run import run
 from harness.cli.status import status
 from harness.cli.study import study
-from harness.errors import UserError
+from harness.errors import MOST_LETTERS, UserError, shortened
 from harness.guard import UserCodeError, interruptible
 
 
@@ -35,6 +35,9 @@ class _Group(click.Group):
             raise _WrongInput(str(error)) from error
         except UserCodeError as error:
             raise click.ClickException(str(error)) from error
+        except click.UsageError as error:
+            message = shortened(error.format_message(), MOST_LETTERS["message"])
+            raise click.UsageError(message, error.ctx) from error
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)

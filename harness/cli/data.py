@@ -47,7 +47,9 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
     help="The file to write, of one task.  [default: where suites with this source look, or ./TASK_ID.hdf5 if the "
     "task's demo data ships]",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all its random numbers.")
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True, help="Of all its random numbers."
+)
 @click.option("--episodes", type=click.IntRange(min=1), help="Scripted: how many.  [default: the task's own number]")
 @click.option("--agents", is_flag=True, help="Train agents online, and keep what they did, as DSRL made its data.")
 @click.option("--targets", metavar="COST,...", help="Agents: the episode cost of each, or none.  [default: seven]")
@@ -230,7 +232,7 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
     from harness.errors import UserError
     from harness.report.scatter import save_scatter, text_scatter
     from harness.settings import parse_settings
-    from harness.tasks import find_task
+    from harness.tasks import find_task, within
 
     found = find_task(task)
     filters = parse_settings(Filters, settings, "--filter", "filter")
@@ -238,7 +240,7 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
     costs, returns = dataset.trajectories.cost_returns(), dataset.trajectories.reward_returns()
     name = f"{found.name} ({_label(dataset.path)})"
     name += f", filtered: {filters.describe()}" if filters.active else ""
-    limits = ", ".join(f"{(costs <= limit).mean():.1%} within {limit:g}" for limit in found.cost_limits)
+    limits = ", ".join(f"{within(costs, limit).mean():.1%} within {limit:g}" for limit in found.cost_limits)
     both = int((dataset.arrays["terminals"] & dataset.arrays["timeouts"]).sum())
     click.echo(f"{name}: {dataset.path}")
     click.echo(f"SHA-256 {dataset.sha256}")

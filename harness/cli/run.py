@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from harness.cli.options import WORKERS, Finite
 
 if TYPE_CHECKING:
     from harness.forecast import Measurement
@@ -23,7 +26,9 @@ class _Device(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         kind, colon, index = value.partition(":")
-        if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdecimal()):
+        if value not in ("auto", "cpu", "cuda") and not (
+            kind == "cuda" and colon and index.isdecimal() and len(index) <= 4
+        ):
             self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:0, cuda:1, ...", param, ctx)
         return value
 
@@ -57,7 +62,7 @@ class _Device(click.ParamType[str]):
 )
 @click.option(
     "--memory-fraction",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=Finite(min=0, max=1, min_open=True),
     default=0.9,
     show_default=True,
     metavar="SHARE",
@@ -65,7 +70,7 @@ class _Device(click.ParamType[str]):
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=0),
+    type=WORKERS,
     default=None,
     metavar="N",
     help="Evaluation processes; 0 evaluates in the training process.  [default: one a core]",
@@ -96,7 +101,7 @@ class _Device(click.ParamType[str]):
 )
 @click.option(
     "--checkpoint-every",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -145,11 +150,12 @@ def run(
     store = Store(results)
     store.require_no_archive()
     if dry_run:
+        _require_folder(results)
         measured = _measurement(throughput, device)  # a wrong file is refused first
         jobs = _print_plan(part, store, overwrite)
         there = measured.machine.cores if measured and throughput else len(os.sched_getaffinity(0))
         _print_forecast(jobs, measured, there if workers is None else workers)
-        _warn_of_missing(file, part)
+        _warn_of_missing(file, part, device, engine, precision)
         return
     again = " ".join(["lspc-bench run", suite, *(f"--cell {cell}" for cell in chosen)])
     options = (device, engine, precision, memory_fraction, workers, overwrite, checkpoint_every)
@@ -179,15 +185,11 @@ def execute(
         ClickException: results cannot be written.
     """
     from harness.cli.progress import progress
-    from harness.engine import require_engine
-    from harness.executors.local import Interrupted, LocalExecutor, ResultsError, resolve_device, resume
-    from harness.plan import require_inputs
+    from harness.executors.local import Interrupted, LocalExecutor, ResultsError, resume
     from harness.store import Store
 
     part = part or plan
-    require_inputs(file, part, lambda text: click.echo(text, err=True))
-    device = resolve_device(device)
-    require_engine(engine, device, precision)
+    device = _require_all(file, part, device, engine, precision)
     store = Store(results)
     with store.locked():
         store.write_plan(plan)
@@ -282,11 +284,41 @@ def _print_forecast(jobs: list[Job], measured: Measurement | None, workers: int)
         click.echo(f"\n{expected.describe()}", err=not expected.jobs)
 
 
-def _warn_of_missing(file: SuiteFile, plan: Plan) -> None:
-    from harness.errors import UserError
+def _require_all(file: SuiteFile, plan: Plan, device: str, engine: str, precision: str) -> str:
+    """The device to train on.
+
+    Raises:
+        UserError: something that a run needs is not there.
+    """
+    from harness.engine import require_engine
+    from harness.executors.local import resolve_device
     from harness.plan import require_inputs
 
+    require_inputs(file, plan, lambda text: click.echo(text, err=True))
+    device = resolve_device(device)
+    require_engine(engine, device, precision)
+    return device
+
+
+def _warn_of_missing(file: SuiteFile, plan: Plan, device: str, engine: str, precision: str) -> None:
+    """Say what a run would be refused for."""
+    from harness.errors import UserError
+
     try:
-        require_inputs(file, plan)
+        _require_all(file, plan, device, engine, precision)
     except UserError as error:
         click.echo(f"\nThis would not run: {error}", err=True)
+
+
+def _require_folder(results: Path) -> None:
+    """Refuse a results folder that cannot be made; nothing is written.
+
+    Raises:
+        UserError: says why.
+    """
+    from harness.errors import UserError
+
+    there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
+        raise UserError(f"cannot write results to {str(results)!r}: {reason}")
