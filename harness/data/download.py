@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from harness import __version__
-from harness.data.dataset import DOWNLOAD, examine, read_arrays
+from harness.data.dataset import DOWNLOAD, read_checked
 from harness.data.manifest import SHA256, manifest_path, read, record, verify
 from harness.errors import UserError
 from harness.files import file_sha256, replacing, write_json
@@ -325,8 +325,7 @@ class _Downloader:
 
     def _data_problem(self, task: Task, path: Path) -> str:
         with CHECKING:
-            arrays, problems = read_arrays(path)
-            problems = problems or examine(arrays, task)[0]
+            _, problems, _ = read_checked(path, task)
         return f"it is no usable dataset of {task.name} ({'; '.join(problems)})" if problems else ""
 
     def _refusal(self, task: Task, partial: _Partial, sha256: str, entity: _Entity, expected: str | None) -> str:
