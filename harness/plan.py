@@ -38,6 +38,8 @@ JUDGED_BY = {f"{end}_episode_{what}" for end in ("min", "max") for what in ("rew
 
 MOST_POINTS, MOST_CELLS = 10_000, 50_000
 """Of a grid; of a suite: an hour of planning at most, and more than anyone runs."""
+OWN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""What an own task may be called."""
 
 # Raised when what a cell's results contain changes, so that older ones are not reused.
 SCHEMA = 5
@@ -346,8 +348,25 @@ def task_to_collect(file: SuiteFile, name: str) -> tuple[Task, Path]:
         raise file.error(str(error), "own_tasks", name, "environment") from error
 
 
+def tasks_to_check(file: SuiteFile, patterns: Sequence[str]) -> list[tuple[Task, Path | None]]:
+    """The tasks that the patterns name, a suite's own beside DSRL's, and the file that the suite names for each.
+
+    An own task has no sizes yet (0): its file, which may be wrong, says them.
+
+    Raises:
+        UserError: a pattern names no task, or an own task is wrong.
+    """
+    for name in file.suite.own_tasks:
+        _require_own_name(file, name)
+    own = [_as_task(name, given, 0, 0) for name, given in file.suite.own_tasks.items()]
+    return [
+        (task, next((_own_file(file, key) for key in task.names if key in file.suite.data.files), None))
+        for task in select_tasks(patterns, own)
+    ]
+
+
 def _require_own_name(file: SuiteFile, name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in ("all", "own", *FAMILIES):
+    if not OWN_NAME.fullmatch(name) or name in ("all", "own", *FAMILIES):
         raise file.error(f"{name!r} cannot be a task's name: letters, digits, '_', '.', '-'", "own_tasks", name)
     if name in all_names(all_tasks().values()):
         raise file.error(f"{name!r} is a task of DSRL: call yours something else", "own_tasks", name)

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from harness import simulators
-from harness.data.collect import PACKAGES, Arrays, Manifest, write
+from harness.data.collect import PACKAGES, Arrays, Manifest
 from harness.data.grid import thin
+from harness.data.hdf5 import write
 from harness.data.manifest import manifest_path
 from harness.errors import UserError
 from harness.evaluation import end_with_parent
