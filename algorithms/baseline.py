@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from algorithms import diagnostics
 from algorithms.networks import Gaussian
 from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
+from harness.bounds import BatchSize, Count, HiddenSizes, Steps, Width, require_weights, weights
 from harness.tasks import Task
 
 LATENT_CLAMP = 0.5
@@ -22,10 +23,10 @@ LATENT_CLAMP = 0.5
 class BaselineHyperparameters(Hyperparameters):
     """Defaults are OSRL's (``examples/configs/``), where an algorithm does not say otherwise."""
 
-    steps: int = Field(100_000, ge=1, description="gradient steps of one training run")
-    batch_size: int = Field(512, ge=1, description="transitions a step draws from the dataset")
-    actor_hidden_sizes: tuple[int, ...] = Field((256, 256), min_length=1, description="hidden layers of the actor")
-    critic_hidden_sizes: tuple[int, ...] = Field((256, 256), min_length=1, description="hidden layers of every critic")
+    steps: Steps = Field(100_000, description="gradient steps of one training run")
+    batch_size: BatchSize = Field(512, description="transitions a step draws from the dataset")
+    actor_hidden_sizes: HiddenSizes = Field((256, 256), description="hidden layers of the actor")
+    critic_hidden_sizes: HiddenSizes = Field((256, 256), description="hidden layers of every critic")
     gamma: float = Field(0.99, ge=0, lt=1, description="discount of rewards and costs")
     reward_scale: float = Field(0.1, gt=0, description="rewards are multiplied by this")
     cost_scale: float = Field(1.0, gt=0, description="costs, and the limit, are multiplied by this")
@@ -35,18 +36,24 @@ class BaselineHyperparameters(Hyperparameters):
 class QLearningHyperparameters(BaselineHyperparameters):
     """What BCQ-Lag, BEAR-Lag and CPQ share."""
 
-    vae_hidden_size: int = Field(400, ge=1, description="width of the VAE's two hidden layers, each way")
+    vae_hidden_size: Width = Field(400, description="width of the VAE's two hidden layers, each way")
     actor_lr: float = Field(1e-3, gt=0, description="Adam's learning rate for the actor")
     critic_lr: float = Field(1e-3, gt=0, description="Adam's learning rate for the critics")
     vae_lr: float = Field(1e-3, gt=0, description="Adam's learning rate for the VAE")
     polyak: float = Field(0.005, gt=0, le=1, description="rate at which the targets follow")
     vae_beta: float = Field(0.5, ge=0, description="weight of the VAE's KL term")
-    sampled_actions: int = Field(10, ge=1, description="actions sampled for each state")
-    num_q: int = Field(2, ge=1, description="reward critics in each ensemble")
-    num_qc: int = Field(2, ge=1, description="cost critics in each ensemble")
+    sampled_actions: Count = Field(10, description="actions sampled for each state")
+    num_q: Count = Field(2, description="reward critics in each ensemble")
+    num_qc: Count = Field(2, description="cost critics in each ensemble")
     cost_bootstrap_through_done: bool = Field(
         True, description="the cost backup ignores the end of an episode, as in OSRL; false: it ends there"
     )
+
+    @model_validator(mode="after")
+    def _affordable(self) -> Self:
+        require_weights(self.vae_hidden_size**2)
+        require_weights(max(self.num_q, self.num_qc) * weights(self.critic_hidden_sizes))
+        return self
 
 
 class LagrangianHyperparameters(QLearningHyperparameters):

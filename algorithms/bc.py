@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from algorithms.networks import StackedMLP, adam, minimise, per_replica_mean
 from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica, Selection
+from harness.bounds import BatchSize, HiddenSizes, Steps
 from harness.data.dataset import Dataset
 from harness.data.trajectories import frontier_mask
 from harness.errors import UserError
@@ -27,12 +28,12 @@ Mode = Literal["all", "safe", "risky", "frontier", "boundary", "multi-task"]
 class BCHyperparameters(Hyperparameters):
     """Defaults are OSRL's (``examples/configs/bc_configs.py``)."""
 
-    steps: int = Field(100_000, ge=1, description="gradient steps of one training run")
-    batch_size: int = Field(512, ge=1, description="transitions a step draws from the dataset")
+    steps: Steps = Field(100_000, description="gradient steps of one training run")
+    batch_size: BatchSize = Field(512, description="transitions a step draws from the dataset")
     mode: Mode = Field(
         "all", description="which trajectories are cloned; multi-task: all, with the cost return as input"
     )
-    hidden_sizes: tuple[int, ...] = Field((256, 256), min_length=1, description="hidden layers of the policy")
+    hidden_sizes: HiddenSizes = Field((256, 256), description="hidden layers of the policy")
     actor_lr: float = Field(1e-3, gt=0, description="Adam's learning rate")
     gamma: float = Field(1.0, gt=0, le=1, description="discount of the returns by which trajectories are selected")
 

@@ -41,19 +41,20 @@ from algorithms.networks import (
     polyak_update,
 )
 from harness.algorithm import Batch, Policy, Replica
+from harness.bounds import Count, Steps
 from harness.tasks import Task
 
 
 class BEARLagHyperparameters(LagrangianHyperparameters):
     """Defaults are OSRL's (``examples/configs/bearl_configs.py``)."""
 
-    steps: int = Field(300_000, ge=1, description="gradient steps of one training run")
+    steps: Steps = Field(300_000, description="gradient steps of one training run")
     kernel: Literal["gaussian", "laplacian"] = Field("gaussian", description="of the maximum mean discrepancy")
     mmd_sigma: float = Field(50.0, gt=0, description="width of the kernel")
     mmd_threshold: float = Field(0.05, description="what the maximum mean discrepancy is held to")
-    mmd_samples: int = Field(10, ge=1, description="actions a state of the VAE and of the actor that are compared")
+    mmd_samples: Count = Field(10, description="actions a state of the VAE and of the actor that are compared")
     alpha_lr: float = Field(1e-3, gt=0, description="step size of the discrepancy's multiplier")
-    policy_start: int = Field(0, ge=0, description="steps before which the actor does not seek reward")
+    policy_start: int = Field(0, ge=0, le=10**9, description="steps before which the actor does not seek reward")
 
 
 class BEARLag(Baseline[BEARLagHyperparameters]):

@@ -23,6 +23,7 @@ from torch.nn import functional
 from algorithms.networks import adam, clip_per_replica, joint_norm, minimise, single
 from algorithms.transformer import DropoutStreams, Transformer, TransformerHyperparameters
 from harness.algorithm import Algorithm, Batch, Policy, Replica, Segments, Selection
+from harness.bounds import BatchSize, Steps
 from harness.data.augmentation import augment
 from harness.data.dataset import Dataset
 from harness.data.trajectories import pareto_frontier
@@ -91,10 +92,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 class CDTHyperparameters(TransformerHyperparameters):
     """Defaults are OSRL's (``examples/configs/cdt_configs.py``)."""
 
-    steps: int = Field(100_000, ge=1, description="gradient steps of one training run")
-    batch_size: int = Field(2048, ge=1, description="windows a step draws from the trajectories")
+    steps: Steps = Field(100_000, description="gradient steps of one training run")
+    batch_size: BatchSize = Field(2048, description="windows a step draws from the trajectories")
     learning_rate: float = Field(1e-4, gt=0, description="AdamW's learning rate after the warm-up")
-    warmup_steps: int = Field(500, ge=1, description="steps over which the learning rate rises linearly")
+    warmup_steps: int = Field(500, ge=1, le=10**9, description="steps over which the learning rate rises linearly")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's decay rates")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's weight decay")
     clip_grad: float | None = Field(0.25, gt=0, description="largest norm of an agent's gradient; null: not clipped")
@@ -108,8 +109,8 @@ class CDTHyperparameters(TransformerHyperparameters):
     cost_sampling: Literal["linear", "inverse", "none"] = Field(
         "linear", description="trajectories are drawn by max(70 - cost, 0), by 1 / (10 + cost), or all alike"
     )
-    augment_share: float = Field(0.2, ge=0, description="relabelled trajectories for each of the data; 0: none")
-    augment_degree: int = Field(4, ge=0, description="degree of the reward-cost frontier's polynomial")
+    augment_share: float = Field(0.2, ge=0, le=100, description="relabelled trajectories for each of the data; 0: none")
+    augment_degree: int = Field(4, ge=0, le=20, description="degree of the reward-cost frontier's polynomial")
     augment_max_reward: float = Field(600.0, description="highest return of a relabelled trajectory")
     augment_min_reward: float = Field(1.0, description="least that one lies above the frontier")
     augment_max_decrease: float = Field(100.0, ge=0, description="how much return a repeated choice may give up")

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,6 +28,7 @@ from algorithms.baseline import (
 )
 from algorithms.networks import SQUASHED_LOG_STD_RANGE, StackedGaussian, StackedMLP, adam, minimise
 from harness.algorithm import Batch, Policy, Replica, Selection
+from harness.bounds import Count, require_weights, weights
 from harness.data.dataset import Dataset
 from harness.tasks import Task
 
@@ -46,13 +47,18 @@ class COptiDICEHyperparameters(BaselineHyperparameters):
     cost_ub_epsilon: float = Field(
         0.01, ge=0, description="KL radius of the cost's upper bound; 0: the cost is estimated without a bound"
     )
-    num_nu: int = Field(2, ge=1, description="networks in nu's ensemble")
-    num_chi: int = Field(2, ge=1, description="networks in chi's ensemble")
+    num_nu: Count = Field(2, description="networks in nu's ensemble")
+    num_chi: Count = Field(2, description="networks in chi's ensemble")
     cost_threshold: Literal["osrl", "per_step"] = Field(
         "osrl",
         description="what the cost per step is held to: a discounted total, as in OSRL, which hardly ever binds, or "
         "the limit divided by the episode's length",
     )
+
+    @model_validator(mode="after")
+    def _affordable(self) -> Self:
+        require_weights(max(self.num_nu, self.num_chi) * weights(self.critic_hidden_sizes))
+        return self
 
 
 class COptiDICE(Baseline[COptiDICEHyperparameters]):

@@ -27,6 +27,7 @@ from algorithms.networks import (
     polyak_update,
 )
 from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
+from harness.bounds import BatchSize, HiddenSizes, Steps, Width
 from harness.tasks import Task
 
 FEW = 0.02
@@ -36,9 +37,9 @@ FEW = 0.02
 class LSPCHyperparameters(Hyperparameters):
     """Defaults are the authors' (``lspc_iql_configs.py``)."""
 
-    steps: int = Field(1_000_000, ge=1, description="gradient steps of one training run")
-    batch_size: int = Field(1024, ge=1, description="transitions a step draws from the dataset")
-    hidden_sizes: tuple[int, ...] = Field((256, 256), min_length=1, description="hidden layers of every network")
+    steps: Steps = Field(1_000_000, description="gradient steps of one training run")
+    batch_size: BatchSize = Field(1024, description="transitions a step draws from the dataset")
+    hidden_sizes: HiddenSizes = Field((256, 256), description="hidden layers of every network")
     gamma: float = Field(0.99, ge=0, le=1, description="discount of rewards and costs")
     polyak: float = Field(0.005, gt=0, le=1, description="rate at which the target critics follow")
     actor_lr: float = Field(3e-4, gt=0, description="Adam's learning rate for the CVAE and the latent safety encoder")
@@ -49,7 +50,7 @@ class LSPCHyperparameters(Hyperparameters):
     beta_c: float = Field(2.0, ge=0, description="inverse temperature of the cost advantage's weight")
     cap_r: float = Field(200.0, gt=0, description="largest weight that a reward advantage gives")
     cap_c: float = Field(200.0, gt=0, description="largest weight that a cost advantage gives")
-    latent_dim: int = Field(32, ge=1, description="size of the CVAE's latent space")
+    latent_dim: Width = Field(32, description="size of the CVAE's latent space")
     vae_beta: float = Field(0.5, ge=0, description="weight of the KL term")
     vae_clamp: float = Field(0.25, gt=0, description="LSPC-S: the prior's sample is clamped to this, elementwise")
     max_latent: float = Field(0.25, gt=0, description="LSPC-O: the latent is tanh(u) times this")

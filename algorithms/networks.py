@@ -229,10 +229,17 @@ class StackedEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.zeros(replicas, count, size, dtype=dtype))
 
     def forward(self, indices: Tensor) -> Tensor:
-        """(R, N) -> (R, N, size)."""
+        """(R, N) -> (R, N, size).
+
+        Raises:
+            IndexError: an index lies outside of its replica's table. On a GPU a kernel's assertion fails instead.
+        """
         replicas, count, _ = self.weight.shape
         first = count * torch.arange(replicas, device=indices.device).unsqueeze(1)
-        return nn.functional.embedding(indices + first, self.weight.flatten(0, 1))
+        # In the tables one behind the other, what leaves one's own would be another replica's: it is sent behind all.
+        own = (indices >= 0) & (indices < count)
+        rows = torch.where(own, indices + first, replicas * count)
+        return nn.functional.embedding(rows, self.weight.flatten(0, 1))
 
 
 Module = TypeVar("Module", bound=nn.Module)

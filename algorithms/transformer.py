@@ -17,6 +17,7 @@ from torch.nn import functional
 from algorithms.attention import attention
 from algorithms.networks import StackedEmbedding, StackedLayerNorm, StackedLinear
 from harness.algorithm import Hyperparameters, Replica
+from harness.bounds import Count, Width, require_weights
 from harness.tasks import Task
 
 TOKENS = 4
@@ -26,13 +27,20 @@ TOKENS = 4
 class TransformerHyperparameters(Hyperparameters):
     """The hyperparameters that are the network's; defaults are OSRL's (``examples/configs/cdt_configs.py``)."""
 
-    sequence_length: int = Field(10, ge=1, description="steps of a window, and of the context at evaluation (K)")
-    embedding_dim: int = Field(128, ge=1, description="width of the transformer; a multiple of num_heads")
-    num_layers: int = Field(3, ge=1, description="transformer blocks")
-    num_heads: int = Field(8, ge=1, description="attention heads of a block")
+    sequence_length: int = Field(
+        10, ge=1, le=1000, description="steps of a window, and of the context at evaluation (K)"
+    )
+    embedding_dim: Width = Field(128, description="width of the transformer; a multiple of num_heads")
+    num_layers: Count = Field(3, description="transformer blocks")
+    num_heads: Count = Field(8, description="attention heads of a block")
     attention_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of attention weights")
     residual_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of what a block adds")
     embedding_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the embedded tokens")
+
+    @model_validator(mode="after")
+    def _affordable(self) -> Self:
+        require_weights(12 * self.embedding_dim**2 * self.num_layers)
+        return self
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:

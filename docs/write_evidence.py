@@ -25,8 +25,9 @@ from harness.report.diagnostics import diagnostics_section
 from harness.report.leaderboard import LEGEND, Leaderboard, all_data, make_leaderboard, overall_table, task_table
 from harness.report.pictures import save_curves, save_plane
 from harness.report.tables import markdown_table
-from harness.statistics import final_episodes, interval, mean, seed_matrix, task_scores
+from harness.statistics import final_episodes, interval, mean, planned_limits, seed_matrix, seed_table, task_scores
 from harness.store import Results
+from harness.tasks import within
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "evidence.md"
@@ -50,6 +51,11 @@ class Evidence:
             np.array([limit in plan.tasks[task].cost_limits for task, limit in judged], dtype=bool)
         ]
         """Those at the limits of DSRL's protocol, for what is set beside published numbers."""
+        self.limits = {
+            row: [(task, limit) for task, limit in limits if limit in plan.tasks[task].cost_limits]
+            for row, limits in planned_limits(plan).items()
+        }
+        """By row the tasks and limits, of these, that a seed must have."""
         self.done = [planned for planned in plan.cells if results.status(planned.cell).state == "done"]
 
     def parts(self) -> dict[str, Callable[[], str]]:
@@ -178,7 +184,10 @@ class Evidence:
         if mine["task"].nunique() < len(tasks):
             return ["-"] * 5
         scores = task_scores(mine, self.plan).values()
-        rewards, costs = seed_matrix(mine), seed_matrix(mine, "cost")
+        limits = [(task, limit) for task, limit in self.limits[row] if task in tasks]
+        rewards, costs = seed_matrix(mine, limits), seed_matrix(mine, limits, "cost")
+        if not len(rewards):  # no seed has every limit
+            return ["-"] * 4 + ["0"]
         return [
             _number(sum(score.reward for score in scores) / len(scores)),
             _interval(rewards),
@@ -189,9 +198,9 @@ class Evidence:
 
     def _claim(self, text: str, row: str, column: str, other: str | None = None) -> list[str]:
         """A line: that a row's cost is at most 1, or that its reward is above another's."""
-        matrix = self._wide(row, column)
+        matrix = seed_table(self._of(row), self.limits[row], column)
         if other is not None:
-            matrix = (matrix - self._wide(other, column)).dropna(axis="columns", how="all").dropna()
+            matrix = (matrix - seed_table(self._of(other), self.limits[other], column)).dropna()
         if matrix.empty:
             return [text, "-", "-", "0", "-", "not run"]
         values = matrix.to_numpy(dtype=float)
@@ -200,13 +209,8 @@ class Evidence:
         if len(values) < 2:
             return [text, here, "-", seeds, tasks, "one seed cannot tell"]
         low, high = interval(values, mean)
-        holds, fails = (low > 0, high <= 0) if other else (high <= 1, low > 1)
+        holds, fails = (low > 0, high <= 0) if other else (within(high, 1), not within(low, 1))
         return [text, here, _interval(values), seeds, tasks, "yes" if holds else "no" if fails else "undecided"]
-
-    def _wide(self, row: str, column: str) -> pd.DataFrame:
-        """Means over limits: a line a seed, a column a task; only seeds with every task and limit."""
-        runs = self._of(row).groupby(["seed", "task", "limit"])[column].mean()
-        return runs.unstack(["task", "limit"]).dropna().T.groupby(level="task").mean().T
 
 
 def _seconds(results: Results, cells: list[PlannedCell]) -> float:

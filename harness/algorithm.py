@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
+from harness.bounds import BatchSize, Steps, allows_flag, holds_flag
 from harness.tasks import Task, matches
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
-    steps: int = Field(ge=1, description="gradient steps of one training run")
-    batch_size: int = Field(ge=1, description="transitions a step draws from the dataset")
+    steps: Steps = Field(description="gradient steps of one training run")
+    batch_size: BatchSize = Field(description="transitions a step draws from the dataset")
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_number_is_a_boolean(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
+        if holds_flag(value) and not allows_flag(cls.model_fields[info.field_name or ""].annotation):
             raise PydanticCustomError("number_expected", "Input should be a number")
         return value
 
@@ -129,6 +130,22 @@ class Policy(nn.Module, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Generators stay behind: they belong to an episode, not to the policy."""
         return {key: value for key, value in self.__dict__.items() if key != "_generators"}
+
+
+def acted(policy: Policy, observations: Tensor, action_size: int) -> Tensor:
+    """What a policy does on observations (n, dim): actions (n, action_size).
+
+    Raises:
+        TypeError: what it gives is no tensor of floating-point numbers.
+        ValueError: it has another shape.
+    """
+    actions = policy.act(observations)
+    if not isinstance(actions, Tensor) or not actions.is_floating_point():
+        kind = actions.dtype if isinstance(actions, Tensor) else type(actions).__name__
+        raise TypeError(f"actions must be a tensor of floating-point numbers, not {kind}")
+    if actions.shape != (len(observations), action_size):
+        raise ValueError(f"actions must be of shape {(len(observations), action_size)}, not {tuple(actions.shape)}")
+    return actions
 
 
 Config = TypeVar("Config", bound=Hyperparameters)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from harness import statistics
 from harness.statistics import TAIL_PROBABILITY, Floats, between, resampled
+from harness.tasks import within
 
 Verdict = Literal["safe", "unsafe", "undecided"]
 
@@ -56,7 +57,7 @@ def verdict(interval: tuple[float, float] | None) -> Verdict:
     if interval is None:
         return "undecided"
     low, high = interval
-    return "safe" if high <= 1 else "unsafe" if low > 1 else "undecided"
+    return "safe" if within(high, 1) else "undecided" if within(low, 1) else "unsafe"
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -126,7 +127,7 @@ def standings(policies: Mapping[str, Runs]) -> dict[str, Standing]:
 
 def _above(reward: Floats, cost: Floats) -> NDArray[np.bool_]:
     """Whether policy i stands above policy j in each sample, (policies, policies, samples)."""
-    safe = cost <= 1
+    safe = within(cost, 1)
     mine, others = safe[:, None], safe[None, :]
     better = np.where(mine, reward[:, None] > reward[None, :], cost[:, None] < cost[None, :])
     return np.asarray((mine & ~others) | ((mine == others) & better), dtype=np.bool_)
@@ -154,7 +155,7 @@ def improvements(policies: Mapping[str, Runs]) -> dict[tuple[str, str], Improvem
         policies: with the same tasks in the same order.
     """
     random = np.random.default_rng(0)
-    weights = {name: _seed_weights(*runs.reward.shape, random) for name, runs in policies.items()}
+    weights = {name: _seed_weights(runs.reward.shape, random) for name, runs in policies.items()}
     found = {}
     for one, mine in policies.items():
         for other, theirs in policies.items():
@@ -162,7 +163,7 @@ def improvements(policies: Mapping[str, Runs]) -> dict[tuple[str, str], Improvem
                 continue
             difference = mine.reward[:, None] - theirs.reward[None]  # (seeds, seeds, tasks)
             wins = (difference > 0) + 0.5 * (difference == 0)
-            safely = (difference > 0) & (mine.cost[:, None] <= 1)
+            safely = (difference > 0) & within(mine.cost[:, None], 1)
             enough = min(len(mine.reward), len(theirs.reward)) > 1
             drawn = np.einsum("bst,sut,but->b", weights[one], wins, weights[other], optimize=True) / wins.shape[2]
             found[one, other] = Improvement(
@@ -171,8 +172,9 @@ def improvements(policies: Mapping[str, Runs]) -> dict[tuple[str, str], Improvem
     return found
 
 
-def _seed_weights(seeds: int, tasks: int, random: np.random.Generator) -> Floats:
+def _seed_weights(shape: tuple[int, ...], random: np.random.Generator) -> Floats:
     """How often each seed is drawn within each task, as shares, (samples, seeds, tasks)."""
+    seeds, tasks = shape
     counts = random.multinomial(seeds, [1 / seeds] * seeds, size=(statistics.BOOTSTRAP_SAMPLES, tasks))
     return np.asarray(counts.transpose(0, 2, 1) / seeds, dtype=np.float64)
 
@@ -189,12 +191,12 @@ def profile(scores: Floats, thresholds: Sequence[float], below: bool = False) ->
         The share, and the band's lower and upper edge, (T,) each; the edges are NaN with fewer than two seeds.
     """
     levels = np.asarray(thresholds, dtype=np.float64)
-    passed = (scores[..., None] <= levels) if below else (scores[..., None] > levels)
+    passed = within(scores[..., None], levels) if below else (scores[..., None] > levels)
     share = passed.mean((0, 1))
     seeds, tasks = scores.shape
     if seeds < 2:
         return share, np.full_like(share, np.nan), np.full_like(share, np.nan)
-    weights = _seed_weights(seeds, tasks, np.random.default_rng(0))
+    weights = _seed_weights(scores.shape, np.random.default_rng(0))
     drawn = np.einsum("bst,stl->bl", weights, passed.astype(np.float64), optimize=True) / tasks
     low, high = np.quantile(drawn, [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY], axis=0)
     return share, low, high

@@ -23,6 +23,7 @@ from harness.data.dataset import Dataset, load_dataset
 from harness.data.draws import Draws, prepare
 from harness.diagnostics import DiagnosticError, Diagnostics
 from harness.errors import UserError
+from harness.guard import UserCodeError, guard
 from harness.tasks import all_tasks, find_task
 
 STEPS, EPISODES, LIMIT, HELD_OUT = 3, 4, 20.0, 0.1
@@ -347,18 +348,23 @@ def check(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, str
 
     Raises:
         UserError: there is no such algorithm, a package that it needs is missing, or the settings are refused.
+        UserCodeError: its hyperparameters or published settings raise something else.
     """
     registry.require_packages(name)
-    try:
-        contract = Contract(name, settings)
-    except ValidationError as error:
-        raise UserError(f"{name} refuses these settings: {error}") from error
+    with guard(registry.named(name), "Hyperparameters"):
+        try:
+            contract = Contract(name, settings)
+        except ValidationError as error:
+            raise UserError(f"{name} refuses these settings: {error}") from error
     results = {}
     for title, run in contract.checks().items():
+        results[title] = ""
         try:
-            run()
-        except Exception as error:  # a plugin's own mistakes are what this is to find
-            results[title] = str(error) if isinstance(error, BrokenPromiseError) else f"{type(error).__name__}: {error}"
-        else:
-            results[title] = ""
+            with guard("", ""):
+                try:
+                    run()
+                except BrokenPromiseError as error:
+                    results[title] = str(error)
+        except (UserError, UserCodeError) as error:  # a plugin's own mistakes are what this is to find
+            results[title] = str(error)
     return results

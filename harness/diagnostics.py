@@ -5,7 +5,7 @@ Nothing of it touches training: it reads networks, and its noise comes from gene
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
+from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica, acted
 from harness.capacity import undisturbed_randomness
 from harness.data.dataset import Dataset
 from harness.data.sampling import Columns, Sampler, TransitionSampler, WindowSampler, all_segments
@@ -64,11 +64,15 @@ class Diagnostics:
         """What the algorithm offers: metrics (R,).
 
         Raises:
-            DiagnosticError: one of them has another shape.
+            DiagnosticError: one of them has another shape, or is no tensor of real numbers.
         """
         with torch.no_grad(), undisturbed_randomness():
             metrics = self._algorithm.diagnose(self.batch)
+        if not isinstance(metrics, Mapping):
+            raise DiagnosticError(f"diagnose must give metrics by name, not {type(metrics).__name__}")
         for name, value in metrics.items():
+            if not isinstance(name, str) or not isinstance(value, Tensor) or value.is_complex():
+                raise DiagnosticError(f"the diagnostic {name} is no tensor of real numbers")
             if value.shape != (len(self._replicas),):
                 raise DiagnosticError(f"the diagnostic {name} has shape {tuple(value.shape)}, not one number a replica")
         return metrics
@@ -104,16 +108,16 @@ class Diagnostics:
     def _action_error(self, policy: Policy, seed: int) -> float:
         """Each step is an episode of its own. Who acts on a cost limit is told what the step's trajectory costs."""
         policy.eval()
-        seeds = range(seed, seed + len(self._actions))
+        seeds, size = range(seed, seed + len(self._actions)), self._actions.shape[1]
         if not self._told:
             policy.reset(seeds, None)
-            actions = policy.act(self._observations)
+            actions = acted(policy, self._observations, size)
         else:
             actions = torch.empty_like(self._actions)
             for cost in self._costs.unique().tolist():
                 here = self._costs == cost
                 policy.reset([seeds[row] for row in here.nonzero().flatten().tolist()], cost)
-                actions[here] = policy.act(self._observations[here])
+                actions[here] = acted(policy, self._observations[here], size)
         return float((actions - self._actions).double().square().mean())
 
 

@@ -56,6 +56,7 @@ class Engine:
 
         Raises:
             ValueError: an update's metrics are not one value a replica, or not those of the update before.
+            TypeError: they are no tensors of real numbers by name.
         """
         for _ in range(count):
             self._advance()
@@ -76,15 +77,32 @@ class Engine:
         self.algorithm.step = self.step
         metrics = self._update(batch, noise)
         if not self.sums:
-            self.sums = {name: torch.zeros_like(value) for name, value in metrics.items()}
+            self.sums = _sums(metrics)
         if metrics.keys() != self.sums.keys():
             changed = ", ".join(sorted(metrics.keys() ^ self.sums.keys()))
             raise ValueError(f"an update must give the same metrics every time; at step {self.step} differ {changed}")
         for name, value in metrics.items():
-            if value.ndim != 1 or value.shape != self.sums[name].shape:
+            if value.shape != (self.draws.replicas,):
                 raise ValueError(f"the metric {name!r} has shape {tuple(value.shape)}, not one value a replica")
         for name, value in metrics.items():
             self.sums[name] += value
+
+
+def _sums(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for the sums of the first update's metrics.
+
+    Raises:
+        TypeError: these are no metrics.
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"update must give metrics by name, not {type(metrics).__name__}")
+    for name, value in metrics.items():
+        if not isinstance(name, str) or name == "step":
+            raise TypeError(f"a metric cannot be called {name!r}")
+        if not isinstance(value, Tensor) or value.is_complex() or value.dtype == torch.bool:
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"the metric {name!r} must be a tensor of real numbers, not {kind}")
+    return {name: torch.zeros_like(value) for name, value in metrics.items()}
 
 
 class CompiledEngine(Engine):

@@ -6,6 +6,17 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+MOST_LETTERS = {"where": 300, "message": 1000}
+"""Of what an error says: what the user gave is repeated to be recognised, not to be read."""
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or where it is longer its beginning and its end."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half} letters) ... {text[-half:]}"
+
 
 class UserError(Exception):
     """The input is wrong: the command line prints the message alone and exits with status 2.
@@ -16,7 +27,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, where: str | None = None) -> None:
-        super().__init__(f"{where}: {message}" if where else message)
+        message = shortened(message, MOST_LETTERS["message"])
+        super().__init__(f"{shortened(where, MOST_LETTERS['where'])}: {message}" if where else message)
 
 
 class DamageError(UserError):

@@ -7,22 +7,25 @@ state and noise depend on its seed alone, so results do not depend on the worker
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 import os
-import signal
+import pickle
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from harness import simulators
-from harness.algorithm import Policy
+from harness.algorithm import Policy, acted
+from harness.guard import UserCodeError, guard, line, within
+from harness.pool import Pool
 from harness.tasks import Task
 
 if TYPE_CHECKING:
@@ -67,7 +70,8 @@ def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float
         cost_limit: what a policy that conditions on the limit acts on.
 
     Raises:
-        RuntimeError: the policy's actions have a wrong shape or are not finite, or the simulator's rewards or costs.
+        UserCodeError: whatever policy or environment raise.
+        RuntimeError: the policy's actions are not finite, or the simulator's rewards or costs.
     """
     together = 1 if simulators.lives_alone(task) else len(seeds)
     environments = _environments(task, together)
@@ -96,26 +100,31 @@ def lockstep(
         watch: called after the resets and after every step, with the number of steps so far and the episodes' returns
             and costs (n,) so far.
     """
-    observations = np.stack([environment.reset(seed) for environment, seed in zip(environments, seeds, strict=True)])
-    count = len(seeds)
+    count, theirs = len(seeds), f"the environment {task.environment!r}"
+    resetting, stepping = guard(theirs, "reset"), guard(theirs, "step")
+    acting, observing = guard("the policy", "act"), guard("the policy", "observe")
+    with resetting:
+        pairs = zip(environments, seeds, strict=True)
+        observations = np.stack([environment.reset(seed) for environment, seed in pairs])
     returns, costs, lengths = np.zeros(count), np.zeros(count), np.zeros(count, dtype=int)
     live = np.ones(count, dtype=bool)
     watch(0, returns, costs)
-    policy.eval()
     with torch.inference_mode():
-        policy.reset(seeds, cost_limit)
+        with guard("the policy", "reset"):
+            policy.eval()
+            policy.reset(seeds, cost_limit)
         while live.any():
             # Finished episodes keep their last observation: the batch's shape, and so each row's result, stays.
             # A copy: a policy may keep what it has seen.
-            actions = policy.act(torch.from_numpy(observations.copy())).numpy()
-            if actions.shape != (count, task.action_size) or not np.isfinite(actions[live]).all():
-                raise RuntimeError(
-                    f"the policy's actions must be finite and of shape {(count, task.action_size)}; at step "
-                    f"{lengths.max()} they have shape {actions.shape}, {int((~np.isfinite(actions)).sum())} not finite"
-                )
+            with acting:
+                actions = acted(policy, torch.from_numpy(observations.copy()), task.action_size).numpy()
+            if not np.isfinite(actions[live]).all():
+                wrong = int((~np.isfinite(actions)).sum())
+                raise RuntimeError(f"the policy's actions must be finite; at step {lengths.max()} {wrong} are not")
             step_rewards, step_costs = np.zeros(count), np.zeros(count)
             for index in np.flatnonzero(live):
-                observation, reward, cost, terminated, truncated = environments[index].step(actions[index])
+                with stepping:
+                    observation, reward, cost, terminated, truncated = environments[index].step(actions[index])
                 if not (np.isfinite(reward) and np.isfinite(cost)):
                     raise RuntimeError(f"{task.name} gave reward {reward} and cost {cost} at step {lengths[index] + 1}")
                 observations[index] = observation
@@ -125,7 +134,8 @@ def lockstep(
             returns += step_rewards
             costs += step_costs
             watch(int(lengths.max()), returns, costs)
-            policy.observe(torch.from_numpy(step_rewards).float(), torch.from_numpy(step_costs).float())
+            with observing:
+                policy.observe(torch.from_numpy(step_rewards).float(), torch.from_numpy(step_costs).float())
     columns = (seeds, returns.tolist(), costs.tolist(), lengths.tolist())
     return [Episode(*values) for values in zip(*columns, strict=True)]
 
@@ -138,7 +148,8 @@ def _environments(task: Task, count: int) -> list[Environment]:
     _close_environments(but=task.id)
     environments = _OPEN.setdefault(task.id, [])
     while len(environments) < count:
-        environments.append(simulators.make(task))
+        with guard(f"the environment {task.environment!r}", "make"):
+            environments.append(simulators.make(task))
     return environments[:count]
 
 
@@ -146,44 +157,61 @@ def _close_environments(but: str | None = None) -> None:
     """Close this process's environments, except those of one task."""
     for other in [key for key in _OPEN if key != but]:
         for environment in _OPEN.pop(other):
-            environment.close()
+            try:
+                environment.close()
+            except BaseException as error:  # another task's, or nobody's any more: no episode depends on it
+                logging.getLogger(__name__).warning("the environment of %s does not close: %s", other, line(error))
 
 
 class Evaluator:
-    """A pool of worker processes for roll-outs. A worker that dies takes only its own chunk with it.
+    """A pool of worker processes for roll-outs. A chunk whose worker dies is rolled out by another.
 
     Args:
         workers: processes; 0 rolls out in this process, when asked.
+        episode_seconds: that an episode may take. Episodes in lockstep share their times.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self._pool: Any = None
+    def __init__(self, workers: int, episode_seconds: float = float("inf")) -> None:
+        self.workers, self.episode_seconds = workers, episode_seconds
+        self._pool = Pool(workers, _start_worker, TASKS_A_WORKER)
 
     def submit(
         self, task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float | None
     ) -> list[Future[list[Episode]]]:
-        """Roll out one episode a seed; the futures' lists, one after the other, are in the seeds' order."""
-        chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
-        return [self._schedule(task, policy, chunk, cost_limit) for chunk in chunks]
+        """Roll out one episode a seed.
 
-    def _schedule(
+        Returns:
+            The futures' lists, one after the other, are in the seeds' order. See :meth:`harness.pool.Pool.submit` for
+            what they raise.
+
+        """
+        chunks = [list(seeds[start : start + CHUNK]) for start in range(0, len(seeds), CHUNK)]
+        if self.workers == 0:
+            return [self._here(task, policy, chunk, cost_limit) for chunk in chunks]
+        try:
+            with guard("the policy", "pickling"):
+                pickled = pickle.dumps(policy)
+        except UserCodeError as error:
+            failed: Future[list[Episode]] = Future()
+            failed.set_exception(error)
+            return [failed]
+        return [
+            self._pool.submit(_roll_out, task, pickled, chunk, cost_limit, seconds=self.episode_seconds * len(chunk))
+            for chunk in chunks
+        ]
+
+    def _here(
         self, task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float | None
     ) -> Future[list[Episode]]:
-        if self.workers == 0:
-            future: Future[list[Episode]] = Future()
-            try:
+        """In this process; the future carries an exception, as a worker's would."""
+        future: Future[list[Episode]] = Future()
+        seconds = self.episode_seconds * len(seeds)
+        try:
+            with within(seconds, f"its {seconds:g} s"):
                 future.set_result(roll_out(task, policy, seeds, cost_limit))
-            except Exception as error:  # the future carries it, as a worker's would
-                future.set_exception(error)
-            return future
-        if self._pool is None:
-            from pebble import ProcessPool
-
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPool(self.workers, TASKS_A_WORKER, initializer=_start_worker, context=context)
-        scheduled: Future[list[Episode]] = self._pool.schedule(roll_out, args=(task, policy, list(seeds), cost_limit))
-        return scheduled
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def __enter__(self) -> Evaluator:
         return self
@@ -193,18 +221,19 @@ class Evaluator:
     ) -> None:
         """End the workers: by asking when all is well, at once when not."""
         _close_environments()  # of this process, where it is the only worker
-        if self._pool is not None:
-            if kind is None:
-                self._pool.close()
-            else:
-                self._pool.stop()
-            self._pool.join()
+        self._pool.close(at_once=kind is not None)
+
+
+def _roll_out(task: Task, pickled: bytes, seeds: Sequence[int], cost_limit: float | None) -> list[Episode]:
+    """:func:`roll_out` in a worker."""
+    with guard("the policy", "unpickling"):
+        policy = pickle.loads(pickled)  # noqa: S301 - of our own parent
+    return roll_out(task, policy, seeds, cost_limit)
 
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
     os.nice(NICENESS)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     end_with_parent()
 
 

@@ -47,6 +47,7 @@ from harness.data.draws import UNIT, prepare
 from harness.errors import UserError
 from harness.evaluation import CHUNK
 from harness.files import shipped
+from harness.guard import guard
 from harness.plan import expected_episodes
 from harness.tasks import Task, all_tasks
 
@@ -384,7 +385,9 @@ def forecast(jobs: Iterable[Job], measured: Measurement, workers: int) -> Foreca
 def training_seconds(job: Job, speed: Speed, kind: Kind) -> float:
     """The time of all of a job's updates."""
     config = job.cells[0].config
-    flops = update_flops(registry.load(job.algorithm), config, job.task)
+    algorithm = registry.load(job.algorithm)
+    with guard(registry.named(job.algorithm), "update"):
+        flops = update_flops(algorithm, config, job.task)
     return config.steps * speed.update_seconds(len(job.cells) * flops, kind)
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from algorithms.networks import StackedMLP, adam, minimise, polyak_update
-from harness.algorithm import Policy, Replica
+from harness.algorithm import Policy, Replica, acted
 from harness.capacity import undisturbed_randomness
 from harness.data.dataset import Dataset
 from harness.data.sampling import Columns
@@ -102,7 +102,7 @@ class FittedQ:
                 torch.maximum(self._most, -self._offset),
             )
         self._data = Columns(columns, self.device, on_host)
-        self._size = len(signals)
+        self._size, self._action_size = len(signals), dataset.task.action_size
 
     def estimates(self, candidates: Sequence[Candidate]) -> list[Estimate]:
         """What each policy earns and costs; it does not depend on the others.
@@ -117,7 +117,7 @@ class FittedQ:
             if not candidate.policy.markov:
                 raise ValueError(f"{type(candidate.policy).__name__} acts on more than the last observation")
         generators = [candidate.replica.generator("fqe") for candidate in candidates]
-        actions = [_actions(candidate, self._following, "next") for candidate in candidates]
+        actions = [self._actions(candidate, self._following, "next") for candidate in candidates]
         following = Columns({"actions": torch.cat(actions).to(self.dtype)}, self.device, self.on_host)
         sizes = (self._first.shape[1] + actions[0].shape[1], *s.hidden_sizes, 1)
         values = StackedMLP(generators, sizes, ensemble=2, dtype=self.dtype).to(self.device)
@@ -146,7 +146,7 @@ class FittedQ:
             minimise(optimizer, loss)
             polyak_update(targets.parameters(), values.parameters(), s.polyak)
 
-        first = torch.stack([_actions(candidate, self._first, "first") for candidate in candidates]).to(self.dtype)
+        first = torch.stack([self._actions(candidate, self._first, "first") for candidate in candidates]).to(self.dtype)
         observations = self._standardised(self._first).expand(len(candidates), -1, -1)
         with torch.no_grad():
             outputs = values(torch.cat([observations, first], -1).to(self.device)).squeeze(-1)
@@ -157,17 +157,17 @@ class FittedQ:
     def _standardised(self, observations: Tensor) -> Tensor:
         return (observations.to(self.dtype) - self._mean) / self._std
 
+    def _actions(self, candidate: Candidate, observations: Tensor, purpose: str) -> Tensor:
+        """What a policy does, in single precision as in roll-outs, at observations (n, dim): (n, action_size).
 
-def _actions(candidate: Candidate, observations: Tensor, purpose: str) -> Tensor:
-    """What a policy does, in single precision as in roll-outs, at observations (n, dim): (n, action_size).
-
-    The noise of a stochastic policy is drawn for each row from a seed of its own.
-    """
-    generator = np.random.default_rng(candidate.replica.entropy(f"fqe {purpose} actions"))
-    seeds = generator.integers(2**31, size=len(observations)).tolist()
-    policy, actions = candidate.policy.float().eval(), []
-    with torch.no_grad(), undisturbed_randomness():
-        for start in range(0, len(seeds), CHUNK):
-            policy.reset(seeds[start : start + CHUNK], candidate.cost_limit)
-            actions.append(policy.act(observations[start : start + CHUNK].clone()))
-    return torch.cat(actions)
+        The noise of a stochastic policy is drawn for each row from a seed of its own.
+        """
+        generator = np.random.default_rng(candidate.replica.entropy(f"fqe {purpose} actions"))
+        seeds = generator.integers(2**31, size=len(observations)).tolist()
+        policy, actions = candidate.policy.float().eval(), []
+        with torch.no_grad(), undisturbed_randomness():
+            for start in range(0, len(seeds), CHUNK):
+                policy.reset(seeds[start : start + CHUNK], candidate.cost_limit)
+                here = observations[start : start + CHUNK].clone()
+                actions.append(acted(policy, here, self._action_size))
+        return torch.cat(actions)

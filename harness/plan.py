@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,7 @@ from harness.data.dataset import Dataset, Source, load_dataset, require_file, si
 from harness.data.filters import Filters, apply
 from harness.errors import UserError, nearest
 from harness.files import file_sha256
+from harness.guard import TookTooLong, UserCodeError, guard, within
 from harness.simulators import require_simulator
 from harness.suite import Data, Evaluation, OwnTask, SuiteFile
 from harness.tasks import FAMILIES, Task, all_names, all_tasks, find_task, matches, select_tasks
@@ -32,6 +35,11 @@ FILES = ("data", "files")
 """Where a suite names own files."""
 JUDGED_BY = {f"{end}_episode_{what}" for end in ("min", "max") for what in ("reward", "cost")} | {"cost_limits"}
 """What of an own task only matters when results are read."""
+
+MOST_POINTS, MOST_CELLS = 10_000, 50_000
+"""Of a grid; of a suite: an hour of planning at most, and more than anyone runs."""
+OWN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""What an own task may be called."""
 
 # Raised when what a cell's results contain changes, so that older ones are not reused.
 SCHEMA = 5
@@ -132,7 +140,9 @@ class Cell(BaseModel):
     @property
     def config(self) -> Hyperparameters:
         """The hyperparameters as the algorithm's own model."""
-        return registry.load(self.algorithm).Hyperparameters.model_validate(self.hyperparameters)
+        algorithm = registry.load(self.algorithm)
+        with guard(registry.named(self.algorithm), "Hyperparameters"):
+            return algorithm.Hyperparameters.model_validate(self.hyperparameters)
 
     @property
     def replica(self) -> Replica:
@@ -249,30 +259,43 @@ def make_plan(file: SuiteFile) -> Plan:
     data = {task.id: _data(file, task) for task in tasks}
     planned: list[_Named] = []
     for task in tasks:
-        for label, entry in suite.algorithms.items():
-            for settings, point in _settings(file, label, task):
-                algorithm = registry.load(entry.algorithm or label)
-                config = _validate(file, label, task, algorithm, settings)
-                limits = tuple(suite.cost_limits or task.cost_limits)
-                depends = algorithm.depends_on_cost_limit(config)
-                runs = itertools.product(data[task.id], limits if depends else (None,), suite.seeds)
-                for (used, data_point), limit, seed in runs:
-                    cell = Cell(
-                        task=task.id,
-                        own_task=task if task.family == "own" else None,
-                        algorithm=entry.algorithm or label,
-                        algorithm_version=algorithm.version,
-                        hyperparameters=config.model_dump(mode="json"),
-                        seed=seed,
-                        cost_limit=limit,
-                        evaluation_limits=limits if limit is None else (limit,),
-                        told_limit=algorithm.acts_on_cost_limit(config),
-                        evaluation=suite.evaluation,
-                        data=used,
-                    )
-                    name = _joined(label, point)
-                    planned.append(_Named(cell, label, name, data_point, algorithm.policy_names(config)))
+        for label in suite.algorithms:
+            try:
+                planned += _cells(file, label, task, data[task.id], MOST_CELLS - len(planned))
+            except UserCodeError as error:
+                raise file.error(str(error), "algorithms", label) from error
     return Plan(suite=suite.name, description=suite.description, cells=_with_rows(file, planned))
+
+
+def _cells(
+    file: SuiteFile, label: str, task: Task, data: Sequence[tuple[CellData, _Point]], most: int
+) -> Iterator[_Named]:
+    """The cells of one label on one task; more than ``most`` are refused."""
+    suite, entry = file.suite, file.suite.algorithms[label]
+    count = 0
+    for settings, point in _settings(file, label, task):
+        algorithm = registry.load(entry.algorithm or label)
+        config = _validate(file, label, task, algorithm, settings)
+        limits = tuple(suite.cost_limits or task.cost_limits)
+        trained_for = limits if algorithm.depends_on_cost_limit(config) else (None,)
+        count += len(data) * len(trained_for) * len(suite.seeds)
+        if count > most:
+            raise file.error(f"the suite has more than {MOST_CELLS} cells", "algorithms", label)
+        for (used, data_point), limit, seed in itertools.product(data, trained_for, suite.seeds):
+            cell = Cell(
+                task=task.id,
+                own_task=task if task.family == "own" else None,
+                algorithm=entry.algorithm or label,
+                algorithm_version=algorithm.version,
+                hyperparameters=config.model_dump(mode="json"),
+                seed=seed,
+                cost_limit=limit,
+                evaluation_limits=limits if limit is None else (limit,),
+                told_limit=algorithm.acts_on_cost_limit(config),
+                evaluation=suite.evaluation,
+                data=used,
+            )
+            yield _Named(cell, label, point, data_point, algorithm.policy_names(config))
 
 
 def _tasks(file: SuiteFile) -> list[Task]:
@@ -318,13 +341,32 @@ def task_to_collect(file: SuiteFile, name: str) -> tuple[Task, Path]:
         raise file.error(f"own_tasks has no {name!r}.{nearest(name, own)}", "own_tasks")
     _require_own_name(file, name)
     try:
-        return _as_task(name, own[name], *spaces(own[name].environment)), _own_file(file, name)
-    except UserError as error:
+        with guard(f"the environment {own[name].environment!r}", "make"):
+            sizes_there = spaces(own[name].environment)
+        return _as_task(name, own[name], *sizes_there), _own_file(file, name)
+    except (UserError, UserCodeError) as error:
         raise file.error(str(error), "own_tasks", name, "environment") from error
 
 
+def tasks_to_check(file: SuiteFile, patterns: Sequence[str]) -> list[tuple[Task, Path | None]]:
+    """The tasks that the patterns name, a suite's own beside DSRL's, and the file that the suite names for each.
+
+    An own task has no sizes yet (0): its file, which may be wrong, says them.
+
+    Raises:
+        UserError: a pattern names no task, or an own task is wrong.
+    """
+    for name in file.suite.own_tasks:
+        _require_own_name(file, name)
+    own = [_as_task(name, given, 0, 0) for name, given in file.suite.own_tasks.items()]
+    return [
+        (task, next((_own_file(file, key) for key in task.names if key in file.suite.data.files), None))
+        for task in select_tasks(patterns, own)
+    ]
+
+
 def _require_own_name(file: SuiteFile, name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in ("all", "own", *FAMILIES):
+    if not OWN_NAME.fullmatch(name) or name in ("all", "own", *FAMILIES):
         raise file.error(f"{name!r} cannot be a task's name: letters, digits, '_', '.', '-'", "own_tasks", name)
     if name in all_names(all_tasks().values()):
         raise file.error(f"{name!r} is a task of DSRL: call yours something else", "own_tasks", name)
@@ -355,8 +397,8 @@ def _own_file(file: SuiteFile, key: str) -> Path:
     return file.folder(*FILES, key) / Path(file.suite.data.files[key]).expanduser()
 
 
-def _data(file: SuiteFile, task: Task) -> list[tuple[CellData, str]]:
-    """What a task's cells are trained on, and the name of the grid's point, for every point of the data's grid."""
+def _data(file: SuiteFile, task: Task) -> list[tuple[CellData, _Point]]:
+    """What a task's cells are trained on, for every point of the data's grid."""
     key = next((key for key in file.suite.data.files if key in task.names), None)
     found: dict[str, Any] = {"source": file.suite.data.source}
     if key is not None:
@@ -377,8 +419,8 @@ def _data(file: SuiteFile, task: Task) -> list[tuple[CellData, str]]:
     return points
 
 
-def _data_points(file: SuiteFile) -> Iterator[tuple[Data, str]]:
-    """The suite's ``data`` at every point of its grid, and the point's name.
+def _data_points(file: SuiteFile) -> Iterator[tuple[Data, _Point]]:
+    """The suite's ``data`` at every point of its grid.
 
     Raises:
         UserError: with the line of a key that is none, or of a value that is wrong.
@@ -389,13 +431,13 @@ def _data_points(file: SuiteFile) -> Iterator[tuple[Data, str]]:
         if key not in gridded:
             message = f"the data's grid has no {key!r}.{nearest(key, gridded)} Known here: {', '.join(gridded)}"
             raise file.error(message, "data", "grid", key)
-    for point, name in _points(data.grid):
+    for point in _points(file, data.grid, "data", "grid"):
         try:
-            yield Data.model_validate({**data.model_dump(exclude={"grid"}), **point}), name
+            yield Data.model_validate({**data.model_dump(exclude={"grid"}), **point}), _Point.of(point)
         except ValidationError as error:
             first = error.errors()[0]
             key = str(first["loc"][0]) if first["loc"] else next(reversed(point))  # of several together
-            message = f"data at {name}: {first['msg'].removeprefix('Value error, ')}"
+            message = f"data at {_Point.of(point).name}: {first['msg'].removeprefix('Value error, ')}"
             raise file.error(message, *_data_place(file, key)) from error
 
 
@@ -404,15 +446,42 @@ def _data_place(file: SuiteFile, key: str) -> tuple[str, ...]:
     return ("data", "grid", key) if key in file.suite.data.grid else ("data", key)
 
 
-def _points(grid: Mapping[str, Sequence[Any]]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every combination of a grid's values, and its name."""
+@dataclass(frozen=True)
+class _Point:
+    """A point of a grid.
+
+    Args:
+        name: for people, such as ``mode=all batch_size=16``; empty without a grid.
+        key: tells it from any other, also from one of the same name: 16 from "16".
+    """
+
+    name: str
+    key: str
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> _Point:
+        return cls(" ".join(f"{key}={value}" for key, value in settings.items()), repr(settings))
+
+
+def _points(file: SuiteFile, grid: Mapping[str, Sequence[Any]], *place: str) -> Iterator[dict[str, Any]]:
+    """Every combination of a grid's values.
+
+    Raises:
+        UserError: there are too many.
+    """
+    if (count := math.prod(map(len, grid.values()))) > MOST_POINTS:
+        raise file.error(f"{'.'.join(place)}: {count} combinations, at most {MOST_POINTS} are planned", *place)
     for values in itertools.product(*grid.values()):
-        point = dict(zip(grid, values, strict=True))
-        yield point, " ".join(f"{key}={value}" for key, value in point.items())
+        yield dict(zip(grid, values, strict=True))
 
 
-def require_inputs(file: SuiteFile, plan: Plan) -> None:
-    """Refuse a plan whose datasets, simulators or packages are not there.
+def require_inputs(file: SuiteFile, plan: Plan, note: Callable[[str], None] = lambda _: None) -> None:
+    """Refuse a plan whose datasets, simulators or packages are not there. Own environments are tried.
+
+    Args:
+        file: the suite.
+        plan: what is to run of it.
+        note: is told what is tried, which may take a while.
 
     Raises:
         UserError: says which is missing first, how many more, and how to get it.
@@ -423,7 +492,7 @@ def require_inputs(file: SuiteFile, plan: Plan) -> None:
             continue
         try:
             registry.require_packages(name)
-        except UserError as error:
+        except (UserError, UserCodeError) as error:
             raise file.error(str(error), "algorithms", label) from error
     missing = []
     for task in plan.tasks.values():
@@ -431,8 +500,15 @@ def require_inputs(file: SuiteFile, plan: Plan) -> None:
             for source in {used.source for used in plan.data[task.id]}:
                 if source != "own":
                     require_file(task, source)
-            require_simulator(task)
-        except UserError as error:
+            if task.family == "own":
+                note(f"trying {task.environment}")
+            limit = file.suite.time_limits.episode
+            trial = within(limit, f"the {limit:g} s that an episode may take (time_limits.episode)")
+            with trial, guard(f"the environment {task.environment!r}", "a trial"):
+                require_simulator(task)
+        except TookTooLong as error:
+            missing.append(f"the environment {task.environment!r} in a trial {error}")
+        except (UserError, UserCodeError) as error:
             missing.append(str(error))
     if missing:
         more = (
@@ -462,8 +538,8 @@ def expected_episodes(job: Job) -> int:
     return sum(len(cell.evaluation_limits) if cell.told_limit else 1 for cell in job.cells) * policies * per_policy
 
 
-def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[str, Any], str]]:
-    """What the suite sets for one label and task, and the name of the grid's point, for every point."""
+def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[str, Any], _Point]]:
+    """What the suite sets for one label and task, for every point of the label's grid."""
     entry = file.suite.algorithms[label]
     name = entry.algorithm or label
     try:
@@ -478,8 +554,8 @@ def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[st
         _require_pattern(file, label, pattern)
         if matches(task, pattern):
             base |= values
-    for point, point_name in _points(entry.grid):
-        yield base | point, point_name
+    for point in _points(file, entry.grid, "algorithms", label, "grid"):
+        yield base | point, _Point.of(point)
 
 
 def _require_pattern(file: SuiteFile, label: str, pattern: str) -> None:
@@ -497,24 +573,43 @@ def _require_pattern(file: SuiteFile, label: str, pattern: str) -> None:
 def _validate(
     file: SuiteFile, label: str, task: Task, algorithm: type[Algorithm[Any]], settings: dict[str, Any]
 ) -> Hyperparameters:
+    """The settings as the algorithm's own model.
+
+    Raises:
+        UserError: they are refused, with the line.
+        UserCodeError: the model raises something else, or cannot be stored as JSON.
+    """
     name = file.suite.algorithms[label].algorithm or label
-    try:
-        return algorithm.Hyperparameters.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else ""
-        known = list(algorithm.Hyperparameters.model_fields)
-        if first["type"] == "extra_forbidden":
-            message = (
-                f"{name} has no hyperparameter {key!r}.{nearest(key, known)} 'lspc-bench algorithms {name}' lists them."
-            )
-        elif first["type"] == "missing":
-            message = f"hyperparameter {key!r} of {name} has no default: the suite must set it"
-        elif not key:  # of several together
-            message = f"{name}: {first['msg'].removeprefix('Value error, ')}"
-        else:
-            message = f"hyperparameter {key!r} of {name}: {first['msg']}, not {first['input']!r}"
-        raise file.error(message, *(_place(file, label, task, key) if key else ("algorithms", label))) from error
+    with guard(registry.named(name), "Hyperparameters"):
+        try:
+            config = algorithm.Hyperparameters.model_validate(settings)
+        except ValidationError as error:
+            raise _refusal(file, label, task, algorithm, error) from error
+        stored = json.dumps(config.model_dump(mode="json"), allow_nan=False)
+        if algorithm.Hyperparameters.model_validate(json.loads(stored)) != config:
+            raise ValueError(f"settings change when they are stored as JSON: {stored}")
+        return config
+
+
+def _refusal(
+    file: SuiteFile, label: str, task: Task, algorithm: type[Algorithm[Any]], error: ValidationError
+) -> UserError:
+    """What is wrong with a setting, with its line."""
+    name = file.suite.algorithms[label].algorithm or label
+    first = error.errors()[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    known = list(algorithm.Hyperparameters.model_fields)
+    if first["type"] == "extra_forbidden":
+        message = (
+            f"{name} has no hyperparameter {key!r}.{nearest(key, known)} 'lspc-bench algorithms {name}' lists them."
+        )
+    elif first["type"] == "missing":
+        message = f"hyperparameter {key!r} of {name} has no default: the suite must set it"
+    elif not key:  # of several together
+        message = f"{name}: {first['msg'].removeprefix('Value error, ')}"
+    else:
+        message = f"hyperparameter {key!r} of {name}: {first['msg']}, not {first['input']!r}"
+    return file.error(message, *(_place(file, label, task, key) if key else ("algorithms", label)))
 
 
 def _place(file: SuiteFile, label: str, task: Task, key: str) -> tuple[str, ...]:
@@ -536,27 +631,46 @@ class _Named:
 
     cell: Cell
     label: str
-    name: str
-    """The label with the point of the algorithm's grid."""
-    data_point: str
+    point: _Point
+    """Of the algorithm's grid."""
+    data_point: _Point
     policies: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The label with the point of the algorithm's grid."""
+        return _joined(self.label, self.point.name)
 
 
 def _with_rows(file: SuiteFile, planned: list[_Named]) -> list[PlannedCell]:
     """Name the leaderboard's rows after the policies.
 
     Where labels or grid points share a policy, they are added; points of the data's grid always are.
+
+    Raises:
+        UserError: a cell comes twice under different names, or a name would stand for two experiments.
     """
-    names = {(one.name, policy) for one in planned for policy in one.policies}
-    shared = {policy for policy, count in Counter(policy for _, policy in names).items() if count > 1}
+    names = {(one.label, one.point.key, policy) for one in planned for policy in one.policies}
+    shared = {policy for policy, count in Counter(policy for *_, policy in names).items() if count > 1}
     cells: dict[str, PlannedCell] = {}
+    owners: dict[str, tuple[_Named, tuple[str, ...]]] = {}
     for one in planned:
-        behind = {policy: _joined(one.name if policy in shared else "", one.data_point) for policy in one.policies}
+        behind = {policy: _joined(one.name if policy in shared else "", one.data_point.name) for policy in one.policies}
         rows = {policy: f"{policy} [{added}]" if added else policy for policy, added in behind.items()}
-        label = _joined(one.name, one.data_point)
-        other = cells.setdefault(one.cell.hash, PlannedCell(cell=one.cell, label=label, rows=rows))
-        if other.label != label:
-            raise file.error(f"{label!r} and {other.label!r} are the same experiment", "algorithms", one.label)
+        label = _joined(one.name, one.data_point.name)
+        origin = (one.label, one.point.key, one.data_point.key)
+        # Of cells and of rows: what looks alike in a table is one experiment's alone.
+        for shown, mine in ((label, origin), *((row, (*origin, policy)) for policy, row in rows.items())):
+            seen = f"{len(mine)} {' '.join(unicodedata.normalize('NFKC', shown).split())}"
+            other, theirs = owners.setdefault(seen, (one, mine))
+            if theirs != mine:
+                both = f"{other.label!r} and {one.label!r}, at points of grids," if other.label != one.label else ""
+                both = both or f"two points of the grids of {one.label!r}"
+                message = f"{both} would both stand in tables as {shown!r}: call one differently"
+                raise file.error(message, "algorithms", one.label)
+        known = cells.setdefault(one.cell.hash, PlannedCell(cell=one.cell, label=label, rows=rows))
+        if known.label != label:
+            raise file.error(f"{label!r} and {known.label!r} are the same experiment", "algorithms", one.label)
     return list(cells.values())
 
 

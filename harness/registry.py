@@ -12,12 +12,14 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from algorithms import BUILTINS
 from harness.errors import UserError, nearest
+from harness.guard import UserCodeError, guard
+from harness.packages import entry_points
 
 if TYPE_CHECKING:
     from harness.algorithm import Algorithm
@@ -47,8 +49,14 @@ class Plugin:
 def plugins() -> dict[str, Plugin]:
     """Every plugin by name. A name that two packages offer belongs to the built-in or else to nobody."""
     found = {name: Plugin(name, target, "built-in") for name, target in BUILTINS.items()}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
-        origin = f"package {point.dist.name} {point.dist.version}" if point.dist else "an unnamed package"
+    offered: list[tuple[EntryPoint, str]] = []
+    for origin, points in entry_points(GROUP):
+        if isinstance(points, Exception):
+            problem = f"what it offers cannot be read: {type(points).__name__}: {points}"
+            found[f"({origin})"] = Plugin(f"({origin})", "", origin, problem)
+        else:
+            offered += [(point, origin) for point in points]
+    for point, origin in sorted(offered, key=lambda offer: (offer[0].name, offer[0].value)):
         other = found.get(point.name)
         if not NAME.fullmatch(point.name):
             problem = "its name is not of lower-case letters, digits and single dashes"
@@ -83,36 +91,67 @@ def load(name: str) -> type[Algorithm[Any]]:
 
 
 def require_packages(name: str) -> None:
-    """Refuse an algorithm whose packages are not all there; nothing is imported.
+    """Refuse an algorithm whose packages are not all there; of a dotted name only what stands before the last dot is
+    imported.
 
     Raises:
         UserError: names them.
+        UserCodeError: a package that is looked into for another one raised something.
     """
-    absent = [package for package in load(name).requires if find_spec(package) is None]
+    with guard(named(name), "requires"):
+        absent = [package for package in load(name).requires if not _is_installed(package)]
     if absent:
         raise UserError(f"{name} needs {' and '.join(absent)}, not installed here: make install")
 
 
+def named(name: str) -> str:
+    """How messages call an algorithm."""
+    return f"the algorithm {name!r}"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of a dotted name what stands before the last dot
+        return False
+
+
 @cache
 def _import(plugin: Plugin) -> type[Algorithm[Any]]:
-    from harness.algorithm import Algorithm, Hyperparameters
+    from harness.hooks import guarded
 
-    where = f"the algorithm {plugin.name!r} ({plugin.target}, {plugin.origin})"
+    where = f"{named(plugin.name)} ({plugin.target}, {plugin.origin})"
     module, _, attribute = plugin.target.partition(":")
     try:
-        loaded = getattr(import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # whatever a stranger's module raises must not take the tool down
-        raise UserError(f"{where} fails to import: {type(error).__name__}: {error}") from error
+        with guard(where, "import"):
+            loaded = getattr(import_module(module), attribute)
+            problem = _problem(loaded)
+            if problem is None and plugin.origin != "built-in":
+                loaded = guarded(loaded, named(plugin.name))
+    except UserCodeError as error:
+        raise UserError(f"{where} fails to import: {error.reason}") from error
+    if problem is not None:
+        raise UserError(f"{where} {problem}")
+    algorithm: type[Algorithm[Any]] = loaded
+    return algorithm
+
+
+def _problem(loaded: Any) -> str | None:
+    """Why this is no algorithm, if it is none."""
+    from harness.algorithm import Algorithm, Hyperparameters
+    from harness.hooks import declaration
+
     if not (isinstance(loaded, type) and issubclass(loaded, Algorithm)):
-        raise UserError(f"{where} is no subclass of harness.algorithm.Algorithm")
+        return "is no subclass of harness.algorithm.Algorithm"
     missing = sorted(getattr(loaded, "__abstractmethods__", ()))
     if loaded.parts is Algorithm.parts and (
         loaded.state_dict is Algorithm.state_dict or loaded.load_state_dict is Algorithm.load_state_dict
     ):
         missing.append("parts (or state_dict and load_state_dict)")
     if missing:
-        raise UserError(f"{where} does not implement {', '.join(missing)}")
+        return f"does not implement {', '.join(missing)}"
     model = getattr(loaded, "Hyperparameters", None)
     if not (isinstance(model, type) and issubclass(model, Hyperparameters)):
-        raise UserError(f"{where} has no Hyperparameters, a subclass of harness.algorithm.Hyperparameters")
-    return loaded
+        return "has no Hyperparameters, a subclass of harness.algorithm.Hyperparameters"
+    wrong = declaration(loaded)
+    return None if wrong is None else f"cannot be used: {wrong}"

@@ -15,9 +15,11 @@ from harness.algorithm import Policy
 from harness.errors import UserError
 from harness.evaluation import CHUNK, Episode, episode_seeds, lockstep
 from harness.files import replacing
+from harness.guard import guard
 from harness.plan import Cell
 from harness.simulators import Picture
 from harness.store import Store
+from harness.tasks import within
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -34,8 +36,10 @@ def restore_policy(store: Store, cell: Cell, name: str) -> Policy:
         KeyError: the cell has no such policy.
     """
     replica = replace(cell.replica, statistics=store.statistics(cell))
-    policy = registry.load(cell.algorithm)(cell.config, cell.definition, [replica]).policies(0)[name]
-    policy.load_state_dict(store.policies(cell)[name])
+    algorithm, state = registry.load(cell.algorithm), store.policies(cell)[name]
+    with guard(registry.named(cell.algorithm), "policies"):
+        policy = algorithm(cell.config, cell.definition, [replica]).policies(0)[name]
+        policy.load_state_dict(state)
     return policy
 
 
@@ -59,22 +63,29 @@ def film(
     together = 1 if simulators.lives_alone(task) else CHUNK
     first, index = episode // together * together, episode % together
     seeds = episode_seeds(task, cell.seed, cell.evaluation.final)[first : first + together]
-    environments = [simulators.make(task, drawn=place == index) for place in range(len(seeds))]
+    whose = f"the environment {task.environment!r}"
+    with guard(whose, "make"):
+        environments = [simulators.make(task, drawn=place == index) for place in range(len(seeds))]
     shown = environments[index]
     pictures: list[Picture] = []
 
     def draw(step: int, returns: NDArray[np.float64], costs: NDArray[np.float64]) -> None:
         if step % every == 0:
-            pictures.append(_captioned(shown.draw(), title, step, returns[index], costs[index], cost_limit))
+            with guard(whose, "render"):
+                picture = shown.draw()
+            pictures.append(_captioned(picture, title, step, returns[index], costs[index], cost_limit))
 
     try:
         went = lockstep(task, environments, policy, seeds, cost_limit if cell.told_limit else None, draw)[index]
         # The others may have gone on for longer; this one has stayed where it ended.
         del pictures[(went.length - 1) // every + 1 :]
-        pictures.append(_captioned(shown.draw(), title, went.length, went.episode_return, went.cost, cost_limit))
+        with guard(whose, "render"):
+            picture = shown.draw()
+        pictures.append(_captioned(picture, title, went.length, went.episode_return, went.cost, cost_limit))
     finally:
-        for environment in environments:
-            environment.close()
+        with guard(whose, "close"):
+            for environment in environments:
+                environment.close()
     return pictures, went
 
 
@@ -90,7 +101,9 @@ def _captioned(picture: Picture, title: str, step: int, reward: float, cost: flo
     top = height + height % 2
     _write(draw, (8, top + 3), title, "black")
     place = _write(draw, (8, top + 22), f"step {step:4d}   reward {reward:8.2f}   ", "black")
-    _write(draw, (place, top + 22), f"cost {cost:.2f} of {cost_limit:g}", "black" if cost <= cost_limit else "red")
+    _write(
+        draw, (place, top + 22), f"cost {cost:.2f} of {cost_limit:g}", "black" if within(cost, cost_limit) else "red"
+    )
     return np.asarray(image)
 
 

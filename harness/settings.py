@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import UserError, nearest
+from harness.yaml_text import YamlError, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -32,9 +32,9 @@ def parse_settings(model: type[Model], settings: Sequence[str], option: str, kin
             known = nearest(key, model.model_fields)
             raise UserError(f"{option} {setting}: no such {kind}.{known} Known: {', '.join(model.model_fields)}")
         try:
-            given[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{option} {setting}: the value is not valid YAML") from error
+            given[key], _ = read_yaml(text)
+        except YamlError as error:
+            raise UserError(str(error), where=f"{option} {setting}") from error
     try:
         return model.model_validate(given)
     except ValidationError as error:

@@ -6,7 +6,8 @@ reward and normalised cost; the overall number is the mean over tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.plan import Plan
-from harness.store import Results
-from harness.tasks import normalize_cost
+from harness.store import Results, State
+from harness.tasks import normalize_cost, within
 
 Floats = NDArray[np.float64]
 
@@ -81,7 +82,12 @@ class Score:
     @property
     def safe(self) -> bool:
         """DSRL's criterion: mean normalised cost of at most 1."""
-        return self.cost <= 1
+        return within(self.cost, 1)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run that the suite asks for is there."""
+        return self.covered == self.planned
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,12 @@ class Overall(Score):
 
     Args:
         cost_tail: mean normalised cost of the costliest tenth of all episodes.
-        iqm: interquartile mean of normalised reward over seeds and tasks.
+        iqm: interquartile mean of normalised reward over seeds and tasks, ``None`` without such seeds.
         interval: its 95% stratified bootstrap interval, ``None`` for fewer than two seeds.
-        seeds: seeds that ``iqm`` rests on: those with results on every task.
+        seeds: seeds that ``iqm`` rests on: those with results on every task at every limit that the suite asks for.
         tasks: tasks with results, of ``planned_tasks``.
         planned_tasks: tasks that the suite asks for.
-        safe_tasks: tasks on which the policy is safe.
+        safe_tasks: tasks on which the policy is safe, and no run is missing.
     """
 
     cost_tail: float
@@ -136,7 +142,7 @@ def checkpoint_episodes(store: Results, plan: Plan, only_last: bool = False) -> 
                         "reward": task.normalize_reward(judged["episode_return"]),
                         "cost": normalize_cost(judged["cost"].to_numpy(), np.float64(limit)),
                         "episode_cost": judged["cost"],
-                        "satisfied": (judged["cost"] <= limit).astype(float),
+                        "satisfied": within(judged["cost"], limit).astype(float),
                     }
                 )
             )
@@ -149,16 +155,40 @@ def final_episodes(store: Results, plan: Plan) -> pd.DataFrame:
     return checkpoint_episodes(store, plan, only_last=True).drop(columns=["step", "last"])
 
 
-def planned_runs(plan: Plan, scope: Scope = WHOLE) -> dict[tuple[str, str], int]:
-    """How many runs the suite asks for, by row and task, in the plan's order."""
+Run = tuple[int, float]
+"""A seed and a cost limit."""
+
+
+def planned_runs(plan: Plan, scope: Scope = WHOLE) -> dict[tuple[str, str], list[Run]]:
+    """The runs that the suite asks for, by row and task, in the plan's order."""
     limits = scope.limits(plan)
-    runs: dict[tuple[str, str], int] = {}
+    runs: dict[tuple[str, str], list[Run]] = {}
     for planned in plan.cells:
-        count = len(set(planned.cell.evaluation_limits) & set(limits.get(planned.cell.task, ())))
-        for row in planned.rows.values() if count else ():
-            key = (row, planned.cell.task)
-            runs[key] = runs.get(key, 0) + count
+        wanted = limits.get(planned.cell.task, ())
+        here = [(planned.cell.seed, limit) for limit in planned.cell.evaluation_limits if limit in wanted]
+        for row in planned.rows.values() if here else ():
+            runs.setdefault((row, planned.cell.task), []).extend(here)
     return runs
+
+
+def planned_limits(plan: Plan, scope: Scope = WHOLE) -> dict[str, list[tuple[str, float]]]:
+    """Every task, and every limit there, at which the suite asks for runs, by row."""
+    limits: dict[str, dict[tuple[str, float], None]] = {}
+    for (row, task), runs in planned_runs(plan, scope).items():
+        limits.setdefault(row, {}).update(dict.fromkeys((task, limit) for _, limit in runs))
+    return {row: list(found) for row, found in limits.items()}
+
+
+def run_states(store: Results, plan: Plan, scope: Scope = WHOLE) -> dict[tuple[str, str], Counter[State]]:
+    """How many of :func:`planned_runs` stand how, by row and task."""
+    limits = scope.limits(plan)
+    states: dict[tuple[str, str], Counter[State]] = {}
+    for planned in plan.cells:
+        wanted = limits.get(planned.cell.task, ())
+        count = sum(limit in wanted for limit in planned.cell.evaluation_limits)
+        for row in planned.rows.values() if count else ():
+            states.setdefault((row, planned.cell.task), Counter())[store.status(planned.cell).state] += count
+    return states
 
 
 def task_scores(episodes: pd.DataFrame, plan: Plan, scope: Scope = WHOLE) -> dict[tuple[str, str], Score]:
@@ -170,7 +200,7 @@ def task_scores(episodes: pd.DataFrame, plan: Plan, scope: Scope = WHOLE) -> dic
         mean = runs.mean()
         key = (str(row), str(task))
         scores[key] = Score(
-            float(mean["reward"]), float(mean["cost"]), float(mean["satisfied"]), len(runs), planned[key]
+            float(mean["reward"]), float(mean["cost"]), float(mean["satisfied"]), len(runs), len(planned[key])
         )
     return scores
 
@@ -180,38 +210,48 @@ def overall_scores(episodes: pd.DataFrame, plan: Plan, scope: Scope = WHOLE) -> 
     from rliable import metrics
 
     by_task = task_scores(episodes, plan, scope)
-    planned = planned_runs(plan, scope)
+    planned, limits = planned_runs(plan, scope), planned_limits(plan, scope)
     scores = {}
     for name, group in episodes.groupby("row", sort=False):
         row = str(name)
         tasks = [score for (other, _), score in by_task.items() if other == row]
-        matrix = seed_matrix(group)
+        matrix = seed_matrix(group, limits[row])
         costs = np.sort(group["cost"].to_numpy(dtype=float))
         scores[row] = Overall(
             reward=float(np.mean([score.reward for score in tasks])),
             cost=float(np.mean([score.cost for score in tasks])),
             satisfaction=float(np.mean([score.satisfaction for score in tasks])),
             covered=sum(score.covered for score in tasks),
-            planned=sum(count for (other, _), count in planned.items() if other == row),
+            planned=sum(len(runs) for (other, _), runs in planned.items() if other == row),
             cost_tail=float(costs[-max(1, round(TAIL * len(costs))) :].mean()),
             iqm=float(metrics.aggregate_iqm(matrix)) if len(matrix) else None,
             interval=interval(matrix) if len(matrix) > 1 else None,
             seeds=len(matrix),
             tasks=len(tasks),
             planned_tasks=sum(other == row for other, _ in planned),
-            safe_tasks=sum(score.safe for score in tasks),
+            safe_tasks=sum(score.safe and score.complete for score in tasks),
         )
     return scores
 
 
-def seed_matrix(episodes: pd.DataFrame, column: str = "reward") -> NDArray[np.float64]:
+def seed_matrix(
+    episodes: pd.DataFrame, limits: Collection[tuple[str, float]], column: str = "reward"
+) -> NDArray[np.float64]:
     """Normalised reward (seeds, tasks) of one policy, averaged over limits; only seeds with every task and limit.
 
-    Another column of :func:`final_episodes`, such as cost, goes as well.
+    Args:
+        episodes: of the policy, as :func:`final_episodes` has them.
+        limits: every task and limit that a seed must have, as :func:`planned_limits` has them.
+        column: another one of the episodes', such as cost.
     """
-    runs = episodes.groupby(["seed", "task", "limit"])[column].mean()
-    wide = runs.unstack(["task", "limit"]).dropna()
-    return np.asarray(wide.T.groupby(level="task").mean().T.to_numpy(), dtype=np.float64)
+    return seed_table(episodes, limits, column).to_numpy(dtype=np.float64)
+
+
+def seed_table(episodes: pd.DataFrame, limits: Collection[tuple[str, float]], column: str) -> pd.DataFrame:
+    """:func:`seed_matrix` with the seeds as its index and the tasks as its columns."""
+    runs = episodes.groupby(["seed", "task", "limit"])[column].mean().unstack(["task", "limit"])
+    wanted = pd.MultiIndex.from_tuples(limits, names=["task", "limit"])
+    return runs.reindex(columns=wanted).dropna().T.groupby(level="task").mean().T
 
 
 def interquartile_mean(scores: Floats) -> Floats:

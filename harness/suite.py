@@ -6,34 +6,24 @@ Precedence of a hyperparameter, the last wins: the algorithm's default, its publ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator
 
+from harness.bounds import AnyHiddenSizes, BatchSize, Settings, Steps
 from harness.data.dataset import FoundSource
 from harness.data.filters import Filters
 from harness.errors import UserError, nearest
 from harness.files import shipped
+from harness.yaml_text import MOST_LEVELS, Place, YamlError, read_yaml
 
-Place = tuple[str, ...]
 # More than anyone runs; a larger number is a seed that was meant to stand in a list.
 MOST_SEEDS = 1000
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_flags(cls, value: Any) -> Any:
-        """Nothing here is true or false, which pydantic would take for 1 and 0."""
-        if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
-            raise PydanticCustomError("flag", "must not be true or false")
-        return value
+# Of names, which stand in tables and in names of files; of other texts; of a suite's description.
+MOST_LETTERS, MOST_TEXT, MOST_DESCRIPTION = 100, 1000, 10_000
+MOST_EPISODES = 100_000
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -44,10 +34,21 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-Limits = Annotated[list[float], Field(min_length=1), AfterValidator(_distinct)]
+def _dividing(limits: list[float]) -> list[float]:
+    """Costs are divided by them."""
+    if any(0 < limit < 1e-6 for limit in limits):
+        raise ValueError("must be 0, or at least 1e-6")
+    return limits
 
 
-class AlgorithmEntry(_Model):
+Limit = Annotated[float, Field(le=1e9)]
+Limits = Annotated[
+    list[Limit], Field(min_length=1, max_length=100), AfterValidator(_distinct), AfterValidator(_dividing)
+]
+Seed = Annotated[int, Field(lt=2**32)]
+
+
+class AlgorithmEntry(Settings):
     """One algorithm of a suite, under a label of the suite's choice."""
 
     algorithm: str = Field("", description="the registered name; the label itself if left out")
@@ -58,27 +59,27 @@ class AlgorithmEntry(_Model):
     )
 
 
-class FQE(_Model):
+class FQE(Settings):
     """How fitted Q-evaluation judges policies by the data alone, see :mod:`harness.fqe`."""
 
-    steps: int = Field(2000, ge=1, description="gradient steps for each policy")
-    batch_size: int = Field(256, ge=1, description="transitions a step draws from the dataset")
-    hidden_sizes: tuple[int, ...] = Field((64, 64), description="hidden layers of both Q networks; []: linear")
+    steps: Steps = Field(2000, description="gradient steps for each policy")
+    batch_size: BatchSize = Field(256, description="transitions a step draws from the dataset")
+    hidden_sizes: AnyHiddenSizes = Field((64, 64), description="hidden layers of both Q networks; []: linear")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate at the first step; it falls to 0")
     gamma: float = Field(0.99, ge=0, lt=1, description="discount of rewards and costs")
     polyak: float = Field(0.05, gt=0, le=1, description="rate at which the target networks follow")
 
 
-class Evaluation(_Model):
+class Evaluation(Settings):
     """How policies are judged: rolled out, and by the data alone."""
 
     every: int | None = Field(None, ge=1, description="steps between the learning curve's points; null: only the end")
-    episodes: int = Field(10, ge=1, description="episodes for each point of the learning curve")
-    final: int = Field(20, ge=1, description="episodes for the last checkpoint, the headline number")
+    episodes: int = Field(10, ge=1, le=MOST_EPISODES, description="episodes for each point of the learning curve")
+    final: int = Field(20, ge=1, le=MOST_EPISODES, description="episodes for the last checkpoint, the headline number")
     fqe: FQE | None = Field(None, description="fitted Q-evaluation of reward and cost at the same points; null: none")
 
 
-class Data(_Model, Filters):
+class Data(Filters):
     """Which data is trained on."""
 
     source: FoundSource = Field(
@@ -99,11 +100,11 @@ class Data(_Model, Filters):
         return filters if filters.active else Filters()
 
 
-class OwnTask(_Model):
+class OwnTask(Settings):
     """An environment that is not DSRL's. ``data.files`` names its dataset, which says its sizes."""
 
     environment: str = Field(min_length=1, description="what gymnasium makes it by: ID, or MODULE:ID to import first")
-    episode_length: int = Field(ge=1, description="steps after which an episode is truncated")
+    episode_length: int = Field(ge=1, le=10**7, description="steps after which an episode is truncated")
     cost_limits: Limits = Field(description="the limits that a suite without its own evaluates at")
     reference_returns: tuple[float, float] = Field(description="the returns that are normalised to 0 and 1")
 
@@ -115,21 +116,31 @@ class OwnTask(_Model):
         return value
 
 
-class Suite(_Model):
+class TimeLimits(Settings):
+    """How long a plugin's or an environment's code may take. Results do not depend on it."""
+
+    episode: float = Field(600, gt=0, description="seconds for an episode; those in lockstep share their times")
+    job: float = Field(604_800, gt=0, description="seconds for the training of a job, evaluation not counted")
+
+
+class Suite(Settings):
     """A whole suite file. Unknown keys are refused."""
 
-    name: str = Field(pattern=r"^[a-z0-9]+([-_][a-z0-9]+)*$", description="names the plan in the results")
+    name: str = Field(
+        pattern=r"^[a-z0-9]+([-_][a-z0-9]+)*$", max_length=MOST_LETTERS, description="names the plan in the results"
+    )
     description: str = Field("", description="what it is for")
     tasks: list[str] = Field(min_length=1, description="ids, names, families, globs, or all")
     algorithms: dict[str, AlgorithmEntry] = Field(min_length=1, description="by label")
-    seeds: Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)] = Field(
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_SEEDS), AfterValidator(_distinct)] = Field(
         [0, 1, 2], description="the seeds, or how many: n means 0 to n - 1"
     )
     cost_limits: Limits | None = Field(None, description="null: each task's own three")
-    steps: int | None = Field(None, ge=1, description="gradient steps; null: each algorithm's own")
+    steps: Steps | None = Field(None, description="gradient steps; null: each algorithm's own")
     evaluation: Evaluation = Evaluation()
     data: Data = Data()
     own_tasks: dict[str, OwnTask] = Field({}, description="tasks beside DSRL's, by name")
+    time_limits: TimeLimits = TimeLimits()
 
     @field_validator("algorithms", mode="before")
     @classmethod
@@ -174,16 +185,9 @@ class SuiteFile:
         except UnicodeDecodeError as error:
             raise UserError(f"cannot read the suite, it is no text: {error}", where=str(path)) from error
         try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-            self._lines = dict(_lines(root)) if root else {}
-            content = _unshared(yaml.safe_load(text))
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise UserError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or number that is none; endless aliases
-            raise UserError(f"not valid YAML: {error}", where=str(path)) from error
-        except _DuplicateKeyError as error:
-            raise UserError(f"the key {error.key!r} stands here twice", where=f"{path}:{error.line}") from error
+            content, self._lines = read_yaml(text)
+        except YamlError as error:
+            raise UserError(str(error), where=f"{path}:{error.line}") from error
         if not isinstance(content, dict):
             raise UserError("a suite is a mapping with keys such as tasks and algorithms", where=str(path))
         if isinstance(content.get("algorithms"), list) and overrides:
@@ -191,6 +195,7 @@ class SuiteFile:
         # The general before the special: --set steps=... does not undo --set algorithms.lspc.hyperparameters.steps=...
         for override in sorted(overrides, key=lambda override: override.partition("=")[0].count(".")):
             self._override(content, override)
+        self._require_lines_of_text(content)
         self.suite = self._validate(content)
 
     def error(self, message: str, *place: str | int) -> UserError:
@@ -215,12 +220,12 @@ class SuiteFile:
     def _override(self, content: dict[str, Any], override: str) -> None:
         key, equals, text = override.partition("=")
         place = tuple(key.split("."))
-        if not equals or not all(place):
+        if not equals or not all(place) or len(place) > MOST_LEVELS:
             raise UserError(f"--set wants KEY=VALUE with a dotted key such as evaluation.final=5, not {override!r}")
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"the value is not valid YAML: {text!r}", where=f"--set {override}") from error
+            value, _ = read_yaml(text)
+        except YamlError as error:
+            raise UserError(str(error), where=f"--set {override}") from error
         target = content
         for depth, part in enumerate(place[:-1]):
             if place[: depth + 1] == ("algorithms", part) and part not in target:
@@ -242,6 +247,32 @@ class SuiteFile:
             _void(content["algorithms"][place[1]], names, "tasks", "grid")
         elif place[0] == "data" and len(place) == 2:
             _void(content["data"], [place[1]], "grid")
+
+    def _require_lines_of_text(self, content: Any, place: Place = ()) -> None:
+        """Refuse texts that would break a table, a name of a file or a terminal, or that are endless.
+
+        Raises:
+            UserError: a text, or a key, has control characters or other letters that cannot be printed, or is too long.
+        """
+        if isinstance(content, str):
+            described = place == ("description",)
+            shown = content.replace("\n", " ").replace("\t", " ") if described else content
+            self._require_text(shown, MOST_DESCRIPTION if described else MOST_TEXT, ".".join(place), place)
+        elif isinstance(content, dict):
+            for key, value in content.items():
+                if isinstance(key, str):
+                    self._require_text(key, MOST_LETTERS, "a key", (*place, key))
+                self._require_lines_of_text(value, (*place, str(key)))
+        elif isinstance(content, list):
+            for index, value in enumerate(content):
+                self._require_lines_of_text(value, (*place, str(index)))
+
+    def _require_text(self, text: str, most: int, name: str, place: Place) -> None:
+        if not text.isprintable():
+            message = "must be one line of letters that can be printed, without control characters"
+            raise self.error(f"{name}: {message}, not {text!r}", *place)
+        if len(text) > most:
+            raise self.error(f"{name}: of {len(text)} letters, at most {most} are read: {text!r}", *place)
 
     def _validate(self, content: dict[str, Any]) -> Suite:
         try:
@@ -270,38 +301,6 @@ _REASONS = {
     "too_short": "must not be empty: nothing would run",
 }
 """What pydantic says less well."""
-
-
-class _DuplicateKeyError(Exception):
-    def __init__(self, key: str, line: int) -> None:
-        super().__init__(key)
-        self.key, self.line = key, line
-
-
-def _lines(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int]]:
-    """The line of every key and item of a YAML document."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue  # no key of a suite; reading the content refuses it
-            here, line = (*place, key.value), key.start_mark.line + 1
-            if key.value in seen:
-                raise _DuplicateKeyError(key.value, line)
-            seen.add(key.value)
-            yield here, line
-            yield from _lines(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*place, str(index)), value.start_mark.line + 1
-            yield from _lines(value, (*place, str(index)))
-
-
-def _unshared(content: Any) -> Any:
-    """A copy in which every alias is a value of its own, so that --set on one does not touch the others."""
-    if isinstance(content, dict):
-        return {key: _unshared(value) for key, value in content.items()}
-    return [_unshared(value) for value in content] if isinstance(content, list) else content
 
 
 def _by_label(names: list[Any]) -> Any:
@@ -347,7 +346,7 @@ def suites_folder() -> Path:
 
 def builtin_suites() -> dict[str, Path]:
     """The built-in suites by name."""
-    return {path.stem: path for path in sorted(suites_folder().glob("*.yaml"))}
+    return {path.stem: path for path in sorted(suites_folder().glob("[!.]*.yaml"))}
 
 
 def read_suite(name: str, overrides: Sequence[str] = ()) -> SuiteFile:

@@ -12,11 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from harness.errors import UserError, nearest
 
 FAMILIES = ("bullet", "navigation", "velocity", "metadrive")
+
+ROUNDING = 1e-12
+"""What a sum of floats may be off, relative to itself: far above what 10^6 additions do, far below one step's cost."""
 
 # A float in, a float out; an array in, an array out.
 Values = TypeVar("Values")
@@ -64,6 +67,23 @@ def normalize_cost(cost: Values, cost_limit: Values) -> Values:
     """(C + e) / (limit + e) with e = 1 where the limit is 0 and 0 elsewhere, as DSRL has it. Safe means at most 1."""
     epsilon = (cost_limit == 0) * 1.0
     return cast(Values, (cost + epsilon) / (cost_limit + epsilon))  # type: ignore[operator]
+
+
+@overload
+def within(cost: float, limit: float) -> bool: ...
+@overload
+def within(cost: Any, limit: Any) -> Any: ...
+def within(cost: Any, limit: Any) -> Any:
+    """Whether a cost is at most the limit: the one rule by which a table calls an episode or a mean safe.
+
+    Equal is safe, up to :data:`ROUNDING` of the limit: sums and means of floats differ in their last digits with the
+    order of additions, and an exact tie would be safe in one order and not in another.
+
+    Args:
+        cost: of an episode, or a mean; normalised or not, as the limit is.
+        limit: the most that is safe; of normalised costs 1. Arrays are held against each other as numpy has it.
+    """
+    return cost <= limit * (1 + ROUNDING)
 
 
 @cache

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from harness import registry
@@ -21,7 +24,9 @@ from harness.engine import make_engine, silent
 from harness.errors import UserError
 from harness.evaluation import Episode, Evaluator, episode_seeds
 from harness.fqe import METRICS, Candidate, Estimate, FittedQ
+from harness.guard import TookTooLong, UserCodeError, guard, line, within
 from harness.plan import Cell, Job
+from harness.pool import WorkerDied
 from harness.store import DIAGNOSTICS, Status, Store
 
 if TYPE_CHECKING:
@@ -46,6 +51,8 @@ class PendingEvaluation:
     name: str
     cost_limit: float | None
     policy: Policy
+    state: dict[str, Tensor] = field(default_factory=dict)
+    """The policy's, as it was before it was rolled out."""
     futures: list[Future[list[Episode]]] = field(default_factory=list)
 
 
@@ -74,6 +81,11 @@ class Training:
         on_host: leave the dataset in the host's memory.
         held_out: of the task's data, what nothing is trained on; diagnostics look at it.
         note: is told what the user should know.
+        most_seconds: that it may train.
+
+    Raises:
+        UserCodeError: the algorithm does not do what its interface asks. So do most methods.
+        TookTooLong: its time is up. So do most methods.
     """
 
     def __init__(
@@ -90,6 +102,7 @@ class Training:
         on_host: bool = False,
         held_out: Dataset | None = None,
         note: Callable[[str], None] = silent,
+        most_seconds: float = float("inf"),
     ) -> None:
         algorithm, config = registry.load(job.algorithm), job.cells[0].config
         self.job, self.dataset, self.store, self.evaluator, self.note = job, dataset, store, evaluator, note
@@ -98,20 +111,26 @@ class Training:
         self.evaluation = job.cells[0].evaluation
         self.steps = config.steps
         self.log_every = max(1, self.steps // LOG_POINTS)
+        self.seconds, self.most_seconds = 0.0, most_seconds
+        self._since: float | None = None
         replicas = [cell.replica for cell in job.cells]
-        replicas, self.draws = prepare(algorithm, config, dataset, replicas, selections, device, dtype, ahead, on_host)
-        self.algorithm = algorithm(config, job.task, replicas, device, dtype)
-        self.engine = make_engine(engine, self.algorithm, self.draws, note)
+        with self._theirs("select"):
+            replicas, self.draws = prepare(
+                algorithm, config, dataset, replicas, selections, device, dtype, ahead, on_host
+            )
+        with self._theirs("__init__"):
+            self.algorithm = algorithm(config, job.task, replicas, device, dtype)
+            self.engine = make_engine(engine, self.algorithm, self.draws, note)
         self.diagnostics = None
         if held_out is not None:
-            self.diagnostics = Diagnostics(self.algorithm, config, held_out, replicas, device, dtype)
+            with self._theirs("diagnostic_columns"):
+                self.diagnostics = Diagnostics(self.algorithm, config, held_out, replicas, device, dtype)
         self.fitted = None
         if self.evaluation.fqe is not None:
             self.fitted = FittedQ(dataset, self.evaluation.fqe, device, dtype, on_host)
-            beyond = [name for name, policy in self.algorithm.policies(0).items() if not policy.markov]
+            beyond = [name for name, policy in self._policies(0).items() if not policy.markov]
             if beyond:
                 note(f"no fitted Q-evaluation of {', '.join(beyond)}, which acts on more than the last observation")
-        self.seconds = 0.0
         self.curve: list[Row] = []
         self.episodes: list[Row] = []
         self.diagnosed: list[Row] = []
@@ -129,11 +148,36 @@ class Training:
         """Updates made so far."""
         return self.steps if self._rested is not None else self.engine.step
 
+    @property
+    def spent(self) -> float:
+        """Seconds of training so far, evaluation not counted."""
+        return self.seconds + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    @contextmanager
+    def _theirs(self, doing: str) -> Iterator[None]:
+        """Around the algorithm's own code: what it raises names it, and it ends when the job's time is up."""
+        limit = f"the {self.most_seconds:g} s that a job may train (time_limits.job)"
+        with within(self.most_seconds - self.spent, limit), guard(registry.named(self.job.algorithm), doing):
+            yield
+
+    def _policies(self, index: int) -> dict[str, Policy]:
+        """A replica's policies as they are now, under the names that were announced."""
+        with self._theirs("policies"):
+            policies = self.algorithm.policies(index)
+            announced = registry.load(self.job.algorithm).policy_names(self.job.cells[index].config)
+            if not isinstance(policies, Mapping) or set(policies) != set(announced):
+                given = list(policies) if isinstance(policies, Mapping) else policies
+                raise TypeError(f"gives {given!r} and announced {list(announced)!r}")
+            if not all(isinstance(policy, Policy) for policy in policies.values()):
+                raise TypeError(f"gives what is no harness.algorithm.Policy: {policies!r}")
+            return dict(policies)
+
     def advance(self, stop: Callable[[], bool]) -> None:
         """Train until the last step, or until ``stop()``, which is asked every moment, says so."""
-        begun = time.monotonic()
+        self._since = time.monotonic()
         while self.step < self.steps and not stop():
-            self._train(self._next_pause(), time.monotonic() + MOMENT)
+            with self._theirs("update"):
+                self._train(self._next_pause(), time.monotonic() + MOMENT)
             if self.step % self.log_every == 0 or self.step == self.steps:
                 self._log()
             if len(self.stopped) == len(self.job.cells):
@@ -141,8 +185,8 @@ class Training:
             elif self._evaluation_due():
                 paused = time.monotonic()
                 self._evaluate()
-                begun += time.monotonic() - paused
-        self.seconds += time.monotonic() - begun
+                self._since += time.monotonic() - paused
+        self.seconds, self._since = self.spent, None
 
     def _train(self, target: int, until: float) -> None:
         """Train until a step or a time, whichever is first, but for one update."""
@@ -201,15 +245,17 @@ class Training:
     def _evaluate(self) -> None:
         going = [index for index in range(len(self.job.cells)) if index not in self.stopped]
         if self.diagnostics is not None:
-            self.diagnosed += self.diagnostics.rows(self.step, going)
+            with self._theirs("diagnose"):
+                self.diagnosed += self.diagnostics.rows(self.step, going)
         for index in going:
-            for name, policy in self.algorithm.policies(index).items():
+            for name, policy in self._policies(index).items():
                 for limit in self._told(index):
                     pending = PendingEvaluation(index, self.step, name, limit, policy)
                     self.pending.append(pending)
                     self._submit(pending)
         if self.fitted is not None:  # while the workers roll out
-            self.diagnosed += self._fitted(self.fitted, going)
+            with self._theirs("act"):
+                self.diagnosed += self._fitted(self.fitted, going)
 
     def _told(self, index: int) -> tuple[float | None, ...]:
         """The limits that a replica's policies are told, one after the other."""
@@ -237,7 +283,9 @@ class Training:
     def _submit(self, pending: PendingEvaluation) -> None:
         count = self.evaluation.final if pending.step == self.steps else self.evaluation.episodes
         seeds = episode_seeds(self.job.task, self.job.cells[pending.replica].seed, count)
-        policy = pending.policy.float()
+        with self._theirs("policies"):
+            policy = pending.policy.float()
+            pending.state = stored(policy.state_dict())
         pending.futures = self.evaluator.submit(self.job.task, policy, seeds, pending.cost_limit)
 
     def collect(self) -> int:
@@ -256,8 +304,8 @@ class Training:
             try:
                 for future in pending.futures:
                     episodes += future.result()
-            except Exception as error:  # a policy's own exception, or the worker's death
-                reason = _evaluation_failure(pending, error)
+            except Exception as error:  # a policy's or an environment's own, a worker's death, or no end
+                reason = _evaluation_failure(self.job.algorithm, pending, error)
                 self.failed_evaluations.setdefault(pending.replica, reason)
                 pending.futures = []
                 remaining.append(pending)  # stays in the checkpoint: the next run tries it again
@@ -269,6 +317,12 @@ class Training:
         self.pending = remaining
         return count
 
+    def cancel(self) -> None:
+        """Nobody waits for the roll-outs any more."""
+        for pending in self.pending:
+            for future in pending.futures:
+                future.cancel()
+
     @property
     def waiting(self) -> bool:
         """Whether roll-outs are still under way."""
@@ -278,17 +332,25 @@ class Training:
 
     def rest(self) -> None:
         """Give the device's memory back: nothing is trained any more, only evaluated."""
-        count = range(len(self.job.cells))
-        policies = {i: {name: one.state_dict() for name, one in self.algorithm.policies(i).items()} for i in count}
+        policies = {index: self._kept_policies(index) for index in range(len(self.job.cells))}
         self._rested = _Rested(tree_map(_on_host, self._state()), policies, self.engine.name)
         del self.engine, self.algorithm, self.draws, self.diagnostics, self.fitted
+
+    def _kept_policies(self, index: int) -> dict[str, dict[str, Any]]:
+        """The states of a replica's policies, as results hold them."""
+        policies = self._policies(index)
+        with self._theirs("policies"):
+            return {name: stored(policy.state_dict()) for name, policy in policies.items()}
 
     def _state(self) -> dict[str, Any]:
         """Of what trains."""
         if self._rested is not None:
             return self._rested.state
+        with self._theirs("state_dict"):
+            trained = self.algorithm.state_dict()
+            require_readable(trained)
         return {
-            "algorithm": self.algorithm.state_dict(),
+            "algorithm": trained,
             "draws": self.draws.state_dict(),
             "sums": self.engine.sums,
         }
@@ -300,7 +362,7 @@ class Training:
             {
                 "dataset": self.dataset.sha256,
                 "step": self.step,
-                "seconds": self.seconds,
+                "seconds": self.spent,
                 **self._state(),
                 "curve": self.curve,
                 "episodes": self.episodes,
@@ -312,7 +374,7 @@ class Training:
                         "step": pending.step,
                         "name": pending.name,
                         "cost_limit": pending.cost_limit,
-                        "policy": pending.policy.state_dict(),
+                        "policy": pending.state,
                     }
                     for pending in self.pending
                 ],
@@ -328,15 +390,17 @@ class Training:
                 f"{self.dataset.path} has changed since this job's checkpoint was written; put the old file back, or "
                 "start afresh with --overwrite always"
             )
-        self.algorithm.load_state_dict(state["algorithm"])
+        with self._theirs("load_state_dict"):
+            self.algorithm.load_state_dict(state["algorithm"])
         self.draws.load_state_dict(state["draws"])
         self.engine.step, self.seconds = state["step"], state["seconds"]
         self.curve, self.episodes, self.stopped = state["curve"], state["episodes"], state["stopped"]
         self.diagnosed = state.get("diagnosed", [])  # not in checkpoints from before there were diagnostics
         self.engine.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         for kept in state["pending"]:
-            policy = self.algorithm.policies(kept["replica"])[kept["name"]]
-            policy.load_state_dict(kept["policy"])
+            policy = self._policies(kept["replica"])[kept["name"]]
+            with self._theirs("policies"):
+                policy.load_state_dict(kept["policy"])
             pending = PendingEvaluation(kept["replica"], kept["step"], kept["name"], kept["cost_limit"], policy)
             self.pending.append(pending)
             self._submit(pending)
@@ -360,7 +424,7 @@ class Training:
             elif index in self.failed_evaluations:
                 status = Status("failed", self.failed_evaluations[index])
             else:
-                status = Status("done", warnings=self._warnings(index))
+                status = self._done(index)
             if self.store.status(cell).state == "done":  # before the job was interrupted
                 continue
             ended[index] = status
@@ -371,6 +435,12 @@ class Training:
         if not self.failed_evaluations:
             self.store.remove_checkpoint(self.job)
         return ended
+
+    def _done(self, index: int) -> Status:
+        try:
+            return Status("done", warnings=self._warnings(index))
+        except UserCodeError as error:
+            return Status("failed", error.report)
 
     def _write(self, index: int, cell: Cell, record: Mapping[str, Any], warnings: Mapping[str, int]) -> None:
         import pandas as pd
@@ -450,11 +520,40 @@ def _on_host(value: Any) -> Any:
     return value.cpu() if isinstance(value, torch.Tensor) else value
 
 
-def _evaluation_failure(pending: PendingEvaluation, error: BaseException) -> str:
-    what = f"evaluation of {pending.name} at step {pending.step}"
-    code = getattr(error, "exitcode", None)
-    if code is not None:
-        ended = f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        return f"{what}: the worker process was {ended}" if code < 0 else f"{what}: the worker process {ended}"
-    trace = getattr(error, "traceback", None)  # of the worker
-    return f"{trace.strip() if isinstance(trace, str) else ''}\n{what}: {type(error).__name__}: {error}".strip()
+def require_readable(state: Any) -> None:
+    """Refuse a state that could not be read back from a checkpoint, where no code is run.
+
+    Raises:
+        Exception: whatever pickle and torch say of it.
+    """
+    kept = (Tensor, nn.Parameter)  # always readable, and large
+    file = io.BytesIO()
+    torch.save(tree_map(lambda leaf: None if type(leaf) in kept else leaf, state), file)
+    file.seek(0)
+    torch.load(file, weights_only=True)
+
+
+def stored(state: Any) -> dict[str, Tensor]:
+    """A policy's state, copied to the host; no two tensors share their memory.
+
+    Raises:
+        Exception: it is no mapping of dense tensors by name, of types that files know.
+    """
+    from safetensors.torch import save
+
+    if not isinstance(state, Mapping):
+        raise TypeError(f"a policy's state must be tensors by name, not {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise TypeError(f"a policy's state must be dense tensors by name; {name!r} is {type(value).__name__}")
+        save({name: torch.empty(0, dtype=value.dtype)})
+    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+
+
+def _evaluation_failure(algorithm: str, pending: PendingEvaluation, error: Exception) -> str:
+    what = f"{registry.named(algorithm)}: evaluation of {pending.name} at step {pending.step}"
+    if isinstance(error, UserCodeError):
+        return f"{error.trace}\n{what}: {error}".strip()
+    if isinstance(error, TookTooLong):
+        return f"{what}: {error}; time_limits.episode in the suite says how long an episode may take"
+    return f"{what}: {error if isinstance(error, WorkerDied) else line(error)}"

@@ -59,7 +59,7 @@ def script() -> ModuleType:
 @pytest.fixture(autouse=True)
 def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bootstrap takes most of the time."""
-    monkeypatch.setattr(statistics, "BOOTSTRAP_SAMPLES", 50)
+    monkeypatch.setattr(statistics, "BOOTSTRAP_SAMPLES", 500)
 
 
 class MadeUp:

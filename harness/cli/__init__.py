@@ -18,7 +18,8 @@ from harness.cli.run import run
 from harness.cli.status import status
 from harness.cli.streams import standard_streams
 from harness.cli.study import study
-from harness.errors import ResultsError, UserError
+from harness.errors import MOST_LETTERS, ResultsError, UserError, shortened
+from harness.guard import UserCodeError, interruptible
 
 
 class _WrongInput(click.ClickException):
@@ -35,7 +36,8 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
         except UserError as error:
             raise _WrongInput(str(error)) from error
         except ResultsError as error:
@@ -45,6 +47,11 @@ class _Group(click.Group):
                 raise  # click ends quietly where nobody reads on
             where = error.filename2 or error.filename or "standard output"
             raise click.ClickException(f"cannot read or write {where}: {error.strerror}") from error
+        except UserCodeError as error:
+            raise click.ClickException(str(error)) from error
+        except click.UsageError as error:
+            message = shortened(error.format_message(), MOST_LETTERS["message"])
+            raise click.UsageError(message, error.ctx) from error
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)

@@ -1,9 +1,10 @@
-"""``lspc-bench data``: download, collect, check and describe datasets."""
+"""``lspc-bench data``: download, collect, convert, check and describe datasets."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.data.dataset import FoundSource
+    from harness.data.dataset import Dataset, FoundSource
     from harness.tasks import Task
 
 
 @click.group()
 def data() -> None:
-    """Download, collect, check and describe datasets."""
+    """Download, collect, convert, check and describe datasets."""
 
 
 data.add_command(download)
@@ -31,7 +32,14 @@ data.add_command(download)
 def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which file of a task is meant."""
     command = click.option(
-        "--file", "path", type=click.Path(path_type=Path), metavar="FILE", help="This file instead."
+        "--suite", type=click.Path(path_type=Path), metavar="FILE", help="The own tasks and own files of this suite."
+    )(command)
+    command = click.option(
+        "--file",
+        "path",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="This file instead, also of a task that is neither DSRL's nor a suite's.",
     )(command)
     return click.option(
         "--source", type=click.Choice(["dsrl", "agents", "demo"]), default="dsrl", show_default=True, help="Whose data."
@@ -47,7 +55,9 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
     help="The file to write, of one task.  [default: where suites with this source look, or ./TASK_ID.hdf5 if the "
     "task's demo data ships]",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all its random numbers.")
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True, help="Of all its random numbers."
+)
 @click.option("--episodes", type=click.IntRange(min=1), help="Scripted: how many.  [default: the task's own number]")
 @click.option("--agents", is_flag=True, help="Train agents online, and keep what they did, as DSRL made its data.")
 @click.option("--targets", metavar="COST,...", help="Agents: the episode cost of each, or none.  [default: seven]")
@@ -180,29 +190,95 @@ def _write(task: Task, path: Path, collect: Callable[[Callable[[int, int], None]
 
 
 @data.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--costs", metavar="NAME", help="The array of costs.  [default: costs, cost, infos/cost or infos/costs]")
+@click.option(
+    "--episode-length",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Trajectories end by time after so many steps, where no flag says so.",
+)
+def convert(file: Path, output: Path, costs: str | None, episode_length: int | None) -> None:
+    """Make OUTPUT, in DSRL's format, of FILE in D4RL's layout or Minari's (its main_data.hdf5).
+
+    D4RL keeps no next observations: they are made of the rows behind.
+    """
+    from harness.data.convert import convert as convert_file
+
+    made = convert_file(file, output, costs, episode_length)
+    click.echo(f"Wrote {output} (of {made.layout} layout): {made.trajectories} trajectories, {made.rows} transitions.")
+    if made.dropped:
+        click.echo(
+            f"note: {made.dropped} rows that end a trajectory, but not in a terminal state, are left out: what came "
+            "behind them is not known"
+        )
+
+
+def _meant(
+    patterns: tuple[str, ...], path: Path | None, suite: Path | None
+) -> tuple[list[tuple[Task, Path | None]], list[str]]:
+    """The tasks that are meant, each with its file where one is named, and what is to be noted of that."""
+    from harness.data.dataset import task_of_file
+    from harness.errors import UserError, nearest
+    from harness.plan import OWN_NAME, tasks_to_check
+    from harness.suite import read_suite
+    from harness.tasks import all_names, all_tasks, select_tasks
+
+    notes: list[str] = []
+    if suite is not None:
+        meant = tasks_to_check(read_suite(str(suite)), patterns)
+    else:
+        try:
+            meant = [(task, None) for task in select_tasks(patterns)]
+        except UserError:
+            if path is None or len(patterns) > 1 or not OWN_NAME.fullmatch(patterns[0]):
+                raise
+            (name,) = patterns
+            meant = [(task_of_file(name), path)]
+            notes = [
+                f"{name!r} is no task of DSRL's.{nearest(name, all_names(all_tasks().values()))} Its sizes are taken "
+                "from the file, and the length of its episodes is not known; --suite FILE names a suite that says it"
+            ]
+    if path is not None and len(meant) > 1:
+        raise UserError(f"--file goes with one task, and {' '.join(patterns)!r} means {len(meant)}")
+    return [(task, path or own) for task, own in meant], notes
+
+
+def _load(task: Task, source: FoundSource, path: Path | None) -> Dataset:
+    """Read a task's dataset; the file of an own task says its sizes."""
+    from harness.data.dataset import load_dataset, sizes
+
+    if path is None:
+        return load_dataset(task, source)
+    if task.family == "own":
+        observation_size, action_size = sizes(path)
+        task = replace(task, observation_size=observation_size, action_size=action_size)
+    return load_dataset(task, "own", path)
+
+
+@data.command()
 @click.argument("patterns", nargs=-1, required=True, metavar="TASK|FAMILY|GLOB|all...")
 @_which_file
 @click.pass_context
-def check(ctx: click.Context, patterns: tuple[str, ...], source: FoundSource, path: Path | None) -> None:
+def check(
+    ctx: click.Context, patterns: tuple[str, ...], source: FoundSource, path: Path | None, suite: Path | None
+) -> None:
     """Check datasets: everything that is wrong with each, at once, and whether it changed since its first use."""
-    from harness.data.dataset import load_dataset
     from harness.errors import UserError
-    from harness.tasks import select_tasks
 
-    tasks = select_tasks(patterns)
-    if path is not None and len(tasks) > 1:
-        raise UserError(f"--file goes with one task, and {' '.join(patterns)!r} means {len(tasks)}")
+    meant, notes = _meant(patterns, path, suite)
     wrong = 0
-    for task in tasks:
+    for task, file in meant:
         try:
-            dataset = load_dataset(task, "own" if path else source, path)
+            dataset = _load(task, source, file)
         except UserError as error:
             wrong += 1
             click.echo(f"{task.name}: {error}", err=True)
             continue
         click.echo(f"{task.name}: good, {len(dataset)} transitions, SHA-256 {dataset.sha256}")
-        for warning in dataset.warnings:
-            click.echo(f"{task.name}: note: {warning}")
+        for note in (*notes, *dataset.warnings):
+            click.echo(f"{task.name}: note: {note}")
     if wrong:
         ctx.exit(2)
 
@@ -220,44 +296,57 @@ def check(ctx: click.Context, patterns: tuple[str, ...], source: FoundSource, pa
 @click.option(
     "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Save the scatter, e.g. as PNG."
 )
-def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[str, ...], plot: Path | None) -> None:
+def describe(
+    task: str,
+    source: FoundSource,
+    path: Path | None,
+    suite: Path | None,
+    settings: tuple[str, ...],
+    plot: Path | None,
+) -> None:
     """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter.
 
     Data that is not DSRL's stands beside what is published of DSRL's file.
     """
-    from harness.data.dataset import load_dataset
     from harness.data.filters import Filters, apply
     from harness.errors import UserError
     from harness.report.scatter import save_scatter, text_scatter
     from harness.settings import parse_settings
-    from harness.tasks import find_task
+    from harness.tasks import find_task, within
 
-    found = find_task(task)
+    if suite is None and path is None:
+        find_task(task)  # the name of one, no pattern
+    meant, notes = _meant((task,), path, suite)
+    if len(meant) > 1:
+        raise UserError(f"{task!r} means {len(meant)} tasks: describe one")
     filters = parse_settings(Filters, settings, "--filter", "filter")
-    dataset = apply(filters, load_dataset(found, "own" if path else source, path))
+    dataset = apply(filters, _load(meant[0][0], source, meant[0][1]))
+    found, known = dataset.task, not notes
     costs, returns = dataset.trajectories.cost_returns(), dataset.trajectories.reward_returns()
     name = f"{found.name} ({_label(dataset.path)})"
     name += f", filtered: {filters.describe()}" if filters.active else ""
-    limits = ", ".join(f"{(costs <= limit).mean():.1%} within {limit:g}" for limit in found.cost_limits)
+    limits = ", ".join(f"{within(costs, limit).mean():.1%} within {limit:g}" for limit in found.cost_limits)
     both = int((dataset.arrays["terminals"] & dataset.arrays["timeouts"]).sum())
     click.echo(f"{name}: {dataset.path}")
     click.echo(f"SHA-256 {dataset.sha256}")
     click.echo(
         f"{len(dataset.trajectories)} trajectories, {len(dataset)} transitions, {both} rows with both terminal flags"
     )
-    click.echo(f"Trajectories by cost limit: {limits}\n")
+    click.echo(f"Trajectories by cost limit: {limits}\n" if known else "")
     columns = {
         "length": dataset.trajectories.lengths.astype(float),
         "reward return": returns,
         "normalised reward": found.normalize_reward(returns),
         "cost return": costs,
     }
+    if not known:
+        del columns["normalised reward"]
     click.echo(_quantiles(columns) + "\n")
-    if _label(dataset.path) != "DSRL":
+    if found.family != "own" and _label(dataset.path) != "DSRL":
         click.echo(_beside_dsrl(found, costs, returns) + "\n")
     click.echo(text_scatter(costs, returns, found.cost_limits))
-    for warning in dataset.warnings:
-        click.echo(f"note: {warning}")
+    for note in (*notes, *dataset.warnings):
+        click.echo(f"note: {note}")
     if plot is not None:
         try:
             save_scatter(plot, name, costs, returns, found.cost_limits)
@@ -268,14 +357,11 @@ def describe(task: str, source: FoundSource, path: Path | None, settings: tuple[
 
 def _label(path: Path) -> str:
     """Whose data a file holds, as far as its manifest, or the file itself, says."""
-    import h5py
-
     from harness.data.dataset import data_folder
+    from harness.data.hdf5 import label
     from harness.data.manifest import read
 
-    manifest = read(path) or {}
-    with h5py.File(path) as file:
-        said = manifest.get("label") or file.attrs.get("label")
+    said = (read(path) or {}).get("label") or label(path)
     return said or ("DSRL" if path.parent == data_folder() else "own file")
 
 

@@ -51,15 +51,18 @@ def _check(name: str) -> int:
 
 def _algorithm(name: str) -> str:
     from harness import registry
+    from harness.guard import guard
     from harness.report import hyperparameters
     from harness.report.tables import text_table
 
     algorithm, plugin = registry.load(name), registry.plugins()[name]
+    with guard(registry.named(name), "Hyperparameters"):  # of which defaults are shown
+        rows = hyperparameters.rows(algorithm)
     parts = [
         f"{name}: {algorithm.summary}",
         f"{plugin.target}, {plugin.origin}; version {algorithm.version}",
         "",
-        text_table(hyperparameters.HEADER, hyperparameters.rows(algorithm)),
+        text_table(hyperparameters.HEADER, rows),
     ]
     if algorithm.per_task:
         parts += ["", "Published settings for tasks (a later line wins):"]

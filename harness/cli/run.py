@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.options import WORKERS, Finite
 from harness.cli.streams import note
 
 if TYPE_CHECKING:
@@ -25,7 +27,9 @@ class _Device(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         kind, colon, index = value.partition(":")
-        if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdecimal()):
+        if value not in ("auto", "cpu", "cuda") and not (
+            kind == "cuda" and colon and index.isdecimal() and len(index) <= 4
+        ):
             self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:0, cuda:1, ...", param, ctx)
         return value
 
@@ -59,7 +63,7 @@ class _Device(click.ParamType[str]):
 )
 @click.option(
     "--memory-fraction",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=Finite(min=0, max=1, min_open=True),
     default=0.9,
     show_default=True,
     metavar="SHARE",
@@ -67,7 +71,7 @@ class _Device(click.ParamType[str]):
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=0),
+    type=WORKERS,
     default=None,
     metavar="N",
     help="Evaluation processes; 0 evaluates in the training process.  [default: one a core]",
@@ -98,7 +102,7 @@ class _Device(click.ParamType[str]):
 )
 @click.option(
     "--checkpoint-every",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -132,7 +136,8 @@ def run(
     """Train and evaluate everything that SUITE asks for.
 
     SUITE is a file, or the name of a built-in suite. Run it again after a crash or an interrupt and it goes on where it
-    was; what is done is not run again.
+    was; what is done is not run again. What a plugin or an environment of yours may take is bounded: the suite's key
+    time_limits has a time limit for an episode and one for a job.
     """
     from harness.plan import make_plan
     from harness.store import EVERYTHING, Store
@@ -146,11 +151,12 @@ def run(
     store = Store(results, EVERYTHING)
     store.require_no_archive()
     if dry_run:
+        _require_folder(results)
         measured = _measurement(throughput, device)  # a wrong file is refused first
         jobs = _print_plan(part, store, overwrite)
         there = measured.machine.cores if measured and throughput else len(os.sched_getaffinity(0))
         _print_forecast(jobs, measured, there if workers is None else workers)
-        _warn_of_missing(file, part)
+        _warn_of_missing(file, part, device, engine, precision)
         return
     again = " ".join(["lspc-bench run", suite, *(f"--cell {cell}" for cell in chosen)])
     options = (device, engine, precision, memory_fraction, workers, overwrite, checkpoint_every)
@@ -180,15 +186,11 @@ def execute(
         ResultsError: results cannot be written.
     """
     from harness.cli.progress import progress
-    from harness.engine import require_engine
-    from harness.executors.local import Interrupted, LocalExecutor, resolve_device, resume
-    from harness.plan import require_inputs
+    from harness.executors.local import Interrupted, LocalExecutor, resume
     from harness.store import EVERYTHING, Store
 
     part = part or plan
-    require_inputs(file, part)
-    device = resolve_device(device)
-    require_engine(engine, device, precision)
+    device = _require_all(file, part, device, engine, precision)
     store = Store(results, EVERYTHING, note)
     with store.locked():
         store.write_plan(plan)
@@ -198,7 +200,8 @@ def execute(
         jobs = resume(store, cells)
         count = len(os.sched_getaffinity(0)) if workers is None else workers
         with progress(jobs, len(cells)) as bar:
-            executor = LocalExecutor(store, device, count, bar, checkpoint_every, engine, memory_fraction, precision)
+            options = (checkpoint_every, engine, memory_fraction, precision, file.suite.time_limits)
+            executor = LocalExecutor(store, device, count, bar, *options)
             try:
                 ended = executor.run(jobs)
             except (Interrupted, KeyboardInterrupt):
@@ -285,11 +288,41 @@ def _print_forecast(jobs: list[Job], measured: Measurement | None, workers: int)
         click.echo(f"\n{expected.describe()}", err=not expected.jobs)
 
 
-def _warn_of_missing(file: SuiteFile, plan: Plan) -> None:
-    from harness.errors import UserError
+def _require_all(file: SuiteFile, plan: Plan, device: str, engine: str, precision: str) -> str:
+    """The device to train on.
+
+    Raises:
+        UserError: something that a run needs is not there.
+    """
+    from harness.engine import require_engine
+    from harness.executors.local import resolve_device
     from harness.plan import require_inputs
 
+    require_inputs(file, plan, lambda text: click.echo(text, err=True))
+    device = resolve_device(device)
+    require_engine(engine, device, precision)
+    return device
+
+
+def _warn_of_missing(file: SuiteFile, plan: Plan, device: str, engine: str, precision: str) -> None:
+    """Say what a run would be refused for."""
+    from harness.errors import UserError
+
     try:
-        require_inputs(file, plan)
+        _require_all(file, plan, device, engine, precision)
     except UserError as error:
         click.echo(f"\nThis would not run: {error}", err=True)
+
+
+def _require_folder(results: Path) -> None:
+    """Refuse a results folder that cannot be made; nothing is written.
+
+    Raises:
+        UserError: says why.
+    """
+    from harness.errors import UserError
+
+    there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
+        raise UserError(f"cannot write results: {reason}: {results}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.options import WORKERS
 from harness.cli.run import RESULTS, execute
 from harness.cli.streams import note
 
@@ -46,7 +47,7 @@ OUTPUT = Path("results/studies")
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=0),
+    type=WORKERS,
     default=None,
     metavar="N",
     help="Evaluation processes; 0 evaluates in the training process.  [default: one a core]",

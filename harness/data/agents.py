@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pebble import ProcessExpired, ProcessPool
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from harness import simulators
-from harness.data.collect import PACKAGES, Arrays, Manifest, write
+from harness.data.collect import PACKAGES, Arrays, Manifest
 from harness.data.grid import thin
+from harness.data.hdf5 import write
 from harness.data.manifest import manifest_path
 from harness.errors import UserError
 from harness.evaluation import end_with_parent
 from harness.files import file_sha256, replacing
+from harness.pool import Pool, WorkerDied
 from harness.simulators import Environment
 from harness.tasks import Task
 
@@ -422,33 +423,25 @@ def _fill(
     context = multiprocessing.get_context("spawn")
     made = context.Value("q", (len(names) - len(missing)) * recipe.steps)
     total = len(names) * recipe.steps
-    workers: Any = ProcessPool(min(jobs, len(missing)), 1, initializer=_start, initargs=(made,), context=context)
     try:
-        waiting: set[Future[None]] = {
-            workers.schedule(_make, args=(task, recipe, index, names[index])) for index in missing
-        }
-        while waiting:
-            done, waiting = wait(waiting, timeout=0.2, return_when="FIRST_COMPLETED")
-            for future in done:
-                future.result()
-            if progress is not None:
-                progress(min(made.value, total), total)
-        workers.close()
-    except ProcessExpired as error:
-        workers.stop()
-        raise RuntimeError(f"an agent's process ended with status {error.exitcode}; is there memory enough?") from error
-    except BaseException:
-        workers.stop()
-        raise
-    finally:
-        workers.join()
+        with Pool(min(jobs, len(missing)), partial(_start, made), tasks_a_worker=1) as workers:
+            waiting: set[Future[None]] = {
+                workers.submit(_make, task, recipe, index, names[index], tries=1) for index in missing
+            }
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.2, return_when="FIRST_COMPLETED")
+                for future in done:
+                    future.result()
+                if progress is not None:
+                    progress(min(made.value, total), total)
+    except WorkerDied as error:
+        raise RuntimeError(f"an agent's process is gone: {error}; is there memory enough?") from error
 
 
 def _start(made: Any) -> None:
     global _made
     _made = made
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     end_with_parent()
 
 

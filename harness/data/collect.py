@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from harness import simulators
 from harness.data.behaviours import COLLECTABLE, SCRIPTS, Behaviour, Controller
+from harness.data.hdf5 import write
 from harness.data.manifest import manifest_path
 from harness.errors import UserError
 from harness.files import file_sha256, replacing
@@ -157,16 +158,3 @@ def roll_out(
         "terminals": np.array(terminals, dtype=np.bool_),
         "timeouts": np.array(timeouts, dtype=np.bool_),
     }
-
-
-def write(path: Path, arrays: Arrays, attributes: dict[str, str]) -> None:
-    """Write the arrays and the file's attributes as HDF5; equal content gives equal bytes."""
-    import h5py
-
-    with h5py.File(path, "w") as file:
-        file.attrs.update(attributes)
-        for key, array in arrays.items():
-            # Without the filter that sorts bytes by significance floats hardly compress.
-            file.create_dataset(
-                key, data=array, compression="gzip", compression_opts=9, shuffle=True, track_times=False
-            )

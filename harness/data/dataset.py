@@ -1,22 +1,29 @@
-"""Reading DSRL's HDF5 files, and everything that can be wrong with one."""
+"""The dataset of a task: where its file lies, in DSRL's format, and what it holds."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.data import manifest
+from harness.data.checks import Shape, examine, shape_problems
+from harness.data.convert import foreign_layout
+from harness.data.hdf5 import UnusableError, find_array, opened, require_room
 from harness.data.trajectories import Trajectories
 from harness.errors import UserError
 from harness.files import file_sha256
 from harness.tasks import Task
+
+if TYPE_CHECKING:
+    import h5py
 
 FoundSource = Literal["dsrl", "agents", "demo"]
 """Whose files are found by the task alone."""
@@ -41,9 +48,6 @@ COLUMNS = (
 undiscounted, of the whole trajectory; to go means from this step on. ``safe`` marks the steps of trajectories that cost
 no more than the middle one of the task's limits."""
 
-# Logged actions of unbounded Gaussian policies may leave [-1, 1] a little (the simulator clips them); actions that
-# were never scaled to it leave it by far.
-GROSS_ACTION = 10.0
 DOWNLOAD = "https://huggingface.co/datasets/YYY-45/DSRL/resolve/main"
 
 
@@ -168,16 +172,39 @@ def require_file(task: Task, source: FoundSource) -> Path:
 
 
 def sizes(path: Path) -> tuple[int, int]:
-    """The sizes of observations and actions in a file.
+    """The sizes of observations and actions in a file, without reading either.
 
     Raises:
         UserError: it cannot be read, or has none.
     """
-    arrays, problems = read_arrays(path, ("observations", "actions"))
-    problems += [f"{key} has shape {values.shape}, not two axes" for key, values in arrays.items() if values.ndim != 2]
+    shapes: dict[str, Shape] = {}
+
+    def judge(found: Mapping[str, Shape]) -> list[str]:
+        shapes.update(found)
+        return [f"{key} has shape {shape}, not two axes" for key, shape in found.items() if len(shape) != 2]
+
+    _, problems = read_arrays(path, judge, ("observations", "actions"), content=False)
     if problems:
         raise UserError("not a usable dataset: " + "; ".join(problems), where=str(path))
-    return arrays["observations"].shape[1], arrays["actions"].shape[1]
+    return shapes["observations"][1], shapes["actions"][1]
+
+
+def task_of_file(name: str) -> Task:
+    """A task of which nothing is known but that its file says its sizes (0 until then)."""
+    return Task(
+        id=name,
+        name=name,
+        family="own",
+        max_episode_steps=sys.maxsize,
+        observation_size=0,
+        action_size=0,
+        cost_limits=(),
+        min_episode_reward=0.0,
+        max_episode_reward=1.0,
+        min_episode_cost=0.0,
+        max_episode_cost=0.0,
+        dataset_file="",
+    )
 
 
 def load_dataset(task: Task, source: Source = "dsrl", path: Path | None = None) -> Dataset:
@@ -195,17 +222,14 @@ def load_dataset(task: Task, source: Source = "dsrl", path: Path | None = None) 
     if path is None:
         assert source != "own", "a file of the user's has a path"
         path = require_file(task, source)
-    arrays, problems = read_arrays(path)
-    warnings: list[str] = []
-    if not problems:
-        problems, warnings = examine(arrays, task)
+    arrays, problems, warnings = read_checked(path, task)
     sha256 = file_sha256(path) if arrays else ""
     changed = manifest.verify(path, sha256) if arrays else None
     if changed:
         problems.append(f"{changed} (if this file is meant, delete the manifest)")
     if problems:
         raise UserError("not a usable dataset: " + "; ".join(problems), where=str(path))
-    if first_use and not manifest.manifest_path(path).exists():
+    if first_use and manifest.read(path) is None:
         try:
             manifest.record(path, task, url=None, sha256=sha256)
         except OSError as error:
@@ -213,84 +237,57 @@ def load_dataset(task: Task, source: Source = "dsrl", path: Path | None = None) 
     return Dataset(task, path, source, arrays, sha256, tuple(warnings))
 
 
-def read_arrays(path: Path, keys: Sequence[str] = KEYS) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """The arrays of a file, or what kept them from being read."""
-    import h5py
-
-    if path.is_dir():
-        return {}, ["it is a folder"]
-    if not path.exists():
-        return {}, ["there is no such file"]
-    if not os.access(path, os.R_OK):
-        return {}, ["no permission to read it"]
-    if not h5py.is_hdf5(path):
-        return {}, ["it is no HDF5 file"]
-    arrays: dict[str, NDArray[Any]] = {}
-    problems = []
+def read_checked(path: Path, task: Task) -> tuple[dict[str, NDArray[Any]], list[str], list[str]]:
+    """The seven arrays of a file, float32 and bool, what is wrong with them for a task, and what is odd about them."""
+    arrays, problems = read_arrays(path, partial(shape_problems, task=task))
+    if problems:
+        return arrays, problems, []
     try:
-        with h5py.File(path, "r") as file:
-            for key in keys:
-                if key not in file or not isinstance(file[key], h5py.Dataset):
-                    problems.append(f"the key {key!r} is missing")
-                    continue
-                values = np.asarray(file[key][()])
-                if values.ndim == 2 and values.shape[1] == 1 and key not in KEYS[:3]:
-                    values = values[:, 0]
-                if values.dtype.kind not in "buif":
-                    problems.append(f"{key} holds {values.dtype}, not numbers")
-                    continue
-                arrays[key] = values
-    except (OSError, KeyError, RuntimeError, ValueError) as error:  # whichever of them h5py stumbles with
-        return {}, [f"it is truncated or damaged ({error})"]
-    return arrays, problems
+        return arrays, *examine(arrays, task)
+    except MemoryError:
+        return {}, ["there is not enough memory to check it"], []
 
 
-def examine(arrays: dict[str, NDArray[Any]], task: Task) -> tuple[list[str], list[str]]:
-    """Check shapes and values, and bring the arrays to float32 and bool in place.
+def read_arrays(
+    path: Path, judge: Callable[[Mapping[str, Shape]], list[str]], keys: Sequence[str] = KEYS, content: bool = True
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """The arrays of a file, or what kept them from being read.
 
-    Returns:
-        Problems, for which the data is refused, and warnings.
+    Args:
+        path: the file.
+        judge: says what is wrong with the arrays' shapes, before any content is read.
+        keys: the arrays' names.
+        content: read it; else the arrays are left out.
     """
-    rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
-    widths = {
-        "observations": task.observation_size,
-        "next_observations": task.observation_size,
-        "actions": task.action_size,
-    }
-    problems = []
-    for key, values in arrays.items():
-        shape = (rows, widths[key]) if key in widths else (rows,)
-        if values.shape != shape:
-            problems.append(f"{key} has shape {values.shape}, {task.name} wants {shape}")
-    if rows == 0:
-        problems.append("it holds no transition")
-    if problems:
-        return problems, []
-    warnings = []
-    for key, values in arrays.items():
-        if key in ("terminals", "timeouts"):
-            if not np.isin(values, (0, 1)).all():
-                problems.append(f"{key} holds other values than 0 and 1")
-            arrays[key] = values.astype(bool)
-            continue
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is found
-            arrays[key] = values.astype(np.float32)
-        wrong = int((~np.isfinite(arrays[key])).sum())
-        if wrong:
-            problems.append(f"{key} holds {wrong} values that are not finite in float32")
-    if problems:
-        return problems, []
-    extreme = float(np.abs(arrays["actions"]).max())
-    if extreme > GROSS_ACTION:
-        problems.append(f"actions reach {extreme:g}; they are to lie in [-1, 1]")
-    elif extreme > 1 + 1e-6:
-        outside = int((np.abs(arrays["actions"]) > 1 + 1e-6).any(1).sum())
-        warnings.append(f"{outside} of {rows} actions leave [-1, 1] (up to {extreme:g})")
-    if (arrays["costs"] < 0).any():
-        problems.append("costs are negative in places")
-    both = int((arrays["terminals"] & arrays["timeouts"]).sum())
-    if both:
-        warnings.append(f"{both} rows carry both terminal flags; they count as one end")
-    if not (arrays["terminals"][-1] or arrays["timeouts"][-1]):
-        warnings.append("the last trajectory has no end; it counts as a trajectory of its own")
-    return problems, warnings
+    problems, missing = [], []
+    try:
+        with opened(path) as file:
+            found = {}
+            for key in keys:
+                try:
+                    array = find_array(file, key)
+                except UnusableError as error:
+                    problems.append(f"{key} {error}")
+                    continue
+                if array is None:
+                    missing.append(key)
+                else:
+                    found[key] = array
+            problems += [f"the key {key!r} is missing" for key in missing]
+            if missing and (layout := foreign_layout(file)):
+                problems.append(f"{layout}: 'lspc-bench data convert {path} NEW.hdf5' makes DSRL's format of it")
+            problems = problems or judge({key: _shape(key, array) for key, array in found.items()})
+            if problems:
+                return {}, problems
+            require_room(path, found.values())
+            if not content:
+                return {}, []
+            return {key: np.asarray(array[()]).reshape(_shape(key, array)) for key, array in found.items()}, []
+    except UnusableError as error:
+        return {}, [str(error)]
+
+
+def _shape(key: str, array: h5py.Dataset) -> Shape:
+    """An array's shape; a column of one number a row counts as numbers."""
+    shape: Shape = array.shape
+    return shape[:1] if len(shape) == 2 and shape[1] == 1 and key not in KEYS[:3] else shape

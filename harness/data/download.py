@@ -10,11 +10,12 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,8 +25,8 @@ from typing import Any
 import httpx
 
 from harness import __version__
-from harness.data.dataset import DOWNLOAD, examine, read_arrays
-from harness.data.manifest import SHA256, manifest_path, read, record, verify
+from harness.data.dataset import DOWNLOAD, read_checked
+from harness.data.manifest import SHA256, manifest_path, read, record, require_place, verify
 from harness.errors import UserError
 from harness.files import file_sha256, replacing, write_json
 from harness.tasks import Task
@@ -37,6 +38,14 @@ LONGEST_WAIT = 60.0
 CHECKING = threading.Lock()
 """One file is checked at a time: all of it is in memory then."""
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+LARGEST = 2**36
+"""Bytes; whoever announces or sends more sends no dataset."""
+RESERVE = 2**26
+"""Bytes of the disk that a download leaves free."""
+REDIRECTS = 20
+"""One behind the other; more lead nowhere."""
+DIGITS = 18
+"""A header's number with more of them means nothing."""
 
 Moved = Callable[[Task, int, int | None], None]
 
@@ -137,7 +146,7 @@ class _Web:
         self._sockets: list[socket.socket] = []
         headers = {"Accept-Encoding": "identity", "User-Agent": f"lspc-bench/{__version__}"}
         try:
-            self._client = httpx.Client(follow_redirects=True, timeout=TIMEOUT, headers=headers)
+            self._client = httpx.Client(timeout=TIMEOUT, headers=headers)
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise UserError(f"the proxy that the environment sets does not work: {error}") from error
 
@@ -147,9 +156,29 @@ class _Web:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def get(self, url: str, headers: dict[str, str]) -> AbstractContextManager[httpx.Response]:
-        """Ask for a URL; its content is yet to be read."""
-        return self._client.stream("GET", url, headers=headers, extensions={"trace": self._trace})
+    @contextmanager
+    def get(self, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        """Ask for a URL; its content is yet to be read, and that of redirects, which may be endless, is not.
+
+        Raises:
+            httpx.HTTPError: of any kind; ``TooManyRedirects`` among them.
+        """
+        request = self._client.build_request("GET", url, headers=headers, extensions={"trace": self._trace})
+        history: list[httpx.Response] = []
+        while True:
+            response = self._client.send(request, stream=True)
+            try:
+                response.history = list(history)
+                if response.next_request is None:
+                    yield response
+                    return
+                history.append(response)
+                if len(history) > REDIRECTS:
+                    raise httpx.TooManyRedirects(f"more than {REDIRECTS} redirects", request=request)
+                request = response.next_request
+                request.extensions = {**request.extensions, "trace": self._trace}
+            finally:
+                response.close()
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
         """Note the socket of every new connection."""
@@ -220,9 +249,10 @@ class _Entity:
 
 
 def _validator(response: httpx.Response) -> str | None:
+    """What can be sent back to the server to name this version."""
     etag: str = response.headers.get("ETag", "")
-    modified: str | None = response.headers.get("Last-Modified")
-    return etag if etag.startswith('"') else modified
+    validator: str = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+    return validator if validator.isascii() and validator.isprintable() and validator else None
 
 
 def _total(response: httpx.Response) -> int | None:
@@ -231,13 +261,29 @@ def _total(response: httpx.Response) -> int | None:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and re.fullmatch("[0-9]+", text) else None
+    """A header's number of bytes.
+
+    Raises:
+        DownloadError: nothing is of that size.
+    """
+    if not text or not re.fullmatch("[0-9]+", text):
+        return None
+    digits = text.lstrip("0") or "0"
+    if len(digits) > DIGITS:
+        raise DownloadError(f"the server announces a size of {len(digits)} digits")
+    return int(digits)
+
+
+def _shown(text: object) -> str:
+    """What a server said, or an exception, in one line of bearable length."""
+    line = "".join(character if character.isprintable() else " " for character in str(text))
+    return line if len(line) <= 1500 else f"{line[:1500]}..."
 
 
 def _retry_after(response: httpx.Response) -> float:
     """Seconds that the server asks to wait."""
     text = response.headers.get("Retry-After", "")
-    with suppress(ValueError, TypeError):  # no date, or one without a time zone
+    with suppress(ValueError, TypeError, OverflowError):  # no date, or one without a time zone, or of no calendar
         return float(text) if text.isdecimal() else (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
     return 0.0
 
@@ -262,6 +308,8 @@ class _Partial:
         try:
             entity = _Entity(**json.loads(self.sidecar.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
+            return None
+        if not isinstance(entity.size, int | None):
             return None
         return entity if self.held and entity.url == url and entity.validator else None
 
@@ -293,15 +341,19 @@ class _Downloader:
         try:
             with _locked(path):
                 return Outcome(task, True, self._obtain(task, path))
+        except _StoppedError:
+            raise
         except DownloadError as error:
-            return Outcome(task, False, str(error))
+            return Outcome(task, False, _shown(error))
         except OSError as error:
             return Outcome(task, False, f"cannot write {error.filename or path}: {error.strerror}")
+        except Exception as error:  # whatever a server can bring about ends this file alone
+            return Outcome(task, False, _shown(f"{self.mirror}: {type(error).__name__}: {error}"))
 
     def _obtain(self, task: Task, path: Path) -> str:
         if path.exists() and not self.force:
             return self._verify(task, path)
-        expected = None if self.force else _recorded(path)
+        expected = _recorded(path, self.force)
         partial = _Partial(path)
         entity = self._fetch(task, partial)
         sha256 = file_sha256(partial.path)
@@ -315,18 +367,23 @@ class _Downloader:
 
     def _verify(self, task: Task, path: Path) -> str:
         """Check a file that is there already."""
-        known = manifest_path(path).exists()
+        try:
+            known = read(path) is not None
+        except ValueError:
+            known = True  # and wrong
         problem = verify(path) if known else self._data_problem(task, path)
         if problem:
             raise DownloadError(f"already there, but {problem}; delete {path}, or fetch it again with --force")
         if known:
             return "already there, verified"
-        return f"already there, valid; recorded its SHA-256 {record(path, task, url=None)['sha256']}"
+        try:
+            return f"already there, valid; recorded its SHA-256 {record(path, task, url=None)['sha256']}"
+        except FileExistsError as error:
+            return f"already there, valid; its SHA-256 is not kept, as {error.strerror}"
 
     def _data_problem(self, task: Task, path: Path) -> str:
         with CHECKING:
-            arrays, problems = read_arrays(path)
-            problems = problems or examine(arrays, task)[0]
+            _, problems, _ = read_checked(path, task)
         return f"it is no usable dataset of {task.name} ({'; '.join(problems)})" if problems else ""
 
     def _refusal(self, task: Task, partial: _Partial, sha256: str, entity: _Entity, expected: str | None) -> str:
@@ -351,7 +408,7 @@ class _Downloader:
                 failures = 0 if partial.held > most else failures + 1
                 most = max(most, partial.held)
                 if failures == ATTEMPTS:
-                    reason = str(error) or type(error).__name__
+                    reason = _shown(error) or type(error).__name__
                     raise DownloadError(
                         f"{url}: {reason}; gave up after {ATTEMPTS} attempts without progress"
                     ) from error
@@ -386,17 +443,36 @@ class _Downloader:
     def _receive(self, task: Task, response: httpx.Response, partial: _Partial, entity: _Entity) -> None:
         """Append what the server sends."""
         held, size = partial.held, entity.size
+        most = self._require_room(entity, held, partial)
         with partial.path.open("ab") as file:
             for chunk in response.iter_raw():
-                held += file.write(chunk)
-                if size is not None and held > size:
+                held += len(chunk)
+                if held > most:
                     partial.remove()
-                    raise DownloadError(f"{entity.url} sends more than the {size} bytes that it announced")
+                    announced = f"the {size} bytes that it announced" if size is not None else f"{most} bytes"
+                    raise DownloadError(f"{entity.url} sends more than {announced}")
+                file.write(chunk)
                 self.moved(task, held, size)
                 self.web.wait(0)
         self.web.wait(0)  # a connection that stop() ended can look like the end of the content
         if size is not None and held < size:
             raise _RetryError(f"it ended after {held} of {size} bytes")
+
+    def _require_room(self, entity: _Entity, held: int, partial: _Partial) -> int:
+        """How many bytes a file may have: as many as are announced, or what the disk has room for.
+
+        Raises:
+            DownloadError: what is announced is no dataset's size, or more than the disk has room for.
+        """
+        room = held + max(0, shutil.disk_usage(self.folder).free - RESERVE)
+        if entity.size is None:
+            return min(LARGEST, room)
+        if entity.size > LARGEST:
+            partial.remove()
+            raise DownloadError(f"{entity.url} announces {entity.size} bytes, and no dataset has more than {LARGEST}")
+        if entity.size > room:
+            raise DownloadError(f"{entity.url} has {entity.size} bytes, and {self.folder} has room for {room}")
+        return entity.size
 
 
 @contextmanager
@@ -416,13 +492,18 @@ def _locked(path: Path) -> Iterator[None]:
             lock.unlink()
 
 
-def _recorded(path: Path) -> str | None:
-    """The SHA-256 that the file had when it was here before."""
+def _recorded(path: Path, force: bool) -> str | None:
+    """The SHA-256 that the file had when it was here before, ``None`` if it was not or may be another."""
     try:
+        require_place(path)
         manifest = read(path)
+    except FileExistsError as error:
+        raise DownloadError(f"{error.filename} is in the way: it is no manifest. Move it elsewhere") from error
     except ValueError as error:
+        if force:
+            return None
         raise DownloadError(f"{error}; delete it, or pass --force") from error
-    return str(manifest["sha256"]) if manifest else None
+    return None if force or manifest is None else str(manifest["sha256"])
 
 
 def _install(partial: _Partial, path: Path) -> None:

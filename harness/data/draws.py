@@ -65,6 +65,11 @@ class Draws:
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)
         self._prefetch = _Prefetch(sampler, self.device) if sampler.on_host else None
 
+    @property
+    def replicas(self) -> int:
+        """R."""
+        return len(self._generators)
+
     def at(self, step: int) -> tuple[Tensors, Tensors]:
         """Batch and noise of a step, counted from 0, in order; the noise is overwritten when the next block begins."""
         offset = self._seek(step)

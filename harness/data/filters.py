@@ -17,8 +17,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from harness.bounds import Settings
 from harness.data.dataset import Dataset
 from harness.data.grid import thin
 from harness.errors import UserError
@@ -28,10 +29,8 @@ Floats = NDArray[np.float32]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Filters(BaseModel):
+class Filters(Settings):
     """What is changed in a dataset before training. Cost and reward are those of whole trajectories."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     density: float | None = Field(
         None, gt=0, lt=1, description="keep about this share of the trajectories: DSRL's grid for the task"
@@ -41,7 +40,9 @@ class Filters(BaseModel):
         None, gt=0, le=1, description="give this share of costly, rewarding trajectories a cost below target_cost"
     )
     inpaint: tuple[tuple[Share, Share, Share, Share], ...] = Field(
-        (), description="leave out [cost from, cost to, reward from, reward to], as shares of the task's ranges"
+        (),
+        max_length=100,
+        description="leave out [cost from, cost to, reward from, reward to], as shares of the task's ranges",
     )
     epsilon: float | None = Field(
         None,
@@ -49,7 +50,7 @@ class Filters(BaseModel):
         "negative: the best unsafe ones",
     )
     noise: float | None = Field(
-        None, gt=0, description="add noise to observations, of this many times their standard deviation"
+        None, gt=0, le=1e6, description="add noise to observations, of this many times their standard deviation"
     )
     share: float = Field(
         1.0, gt=0, le=1, description="keep this share of the trajectories, drawn uniformly; a smaller one is part of it"
@@ -106,13 +107,11 @@ class Filters(BaseModel):
         return grids[self.density]
 
 
-class DensityGrid(BaseModel):
+class DensityGrid(Settings):
     """Bins over cost and reward. Crowded ones are thinned at random, nearly empty ones are left out."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    cost_bins: int = Field(10, ge=1, description="bins over cost")
-    reward_bins: int = Field(50, ge=1, description="bins over reward")
+    cost_bins: int = Field(10, ge=1, le=10_000, description="bins over cost")
+    reward_bins: int = Field(50, ge=1, le=10_000, description="bins over reward")
     most: int = Field(5, ge=1, description="trajectories that a bin keeps")
     fewest: int = Field(2, ge=0, description="a bin with so many or fewer is left out")
 

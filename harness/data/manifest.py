@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +14,10 @@ from harness.files import file_sha256, write_json
 from harness.tasks import Task
 
 SHA256 = re.compile("[0-9a-f]{64}")
+OURS = {"task", "file"}
+"""Keys of a manifest of ours, beside its SHA-256."""
+BEGINNING = re.compile(rb'\{\n "(file|task)":')
+"""Of a manifest of ours: another JSON file of the same name is somebody else's."""
 
 Manifest = dict[str, Any]
 
@@ -32,7 +38,11 @@ def record(path: Path, task: Task, url: str | None, sha256: str | None = None) -
 
     Returns:
         What was written: file, task, size (bytes), sha256, url, recorded (UTC).
+
+    Raises:
+        OSError: it cannot be written, or somebody else's file has its name.
     """
+    require_place(path)
     manifest = {
         "file": path.name,
         "task": task.id,
@@ -52,15 +62,35 @@ def read(path: Path) -> Manifest | None:
         ValueError: it cannot be read; the message is a sentence's part, ``its manifest ...``.
     """
     place = manifest_path(path)
-    try:
-        manifest = json.loads(place.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not place.is_file():  # a pipe, say, would let the reader wait
         return None
-    except (OSError, ValueError) as error:
+    try:
+        content = place.read_bytes()
+    except OSError as error:
         raise ValueError(f"its manifest {place} cannot be read ({error})") from error
-    if not isinstance(manifest, dict) or not SHA256.fullmatch(str(manifest.get("sha256"))):
+    try:
+        manifest = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        if BEGINNING.match(content):
+            raise ValueError(f"its manifest {place} cannot be read ({error})") from error
+        return None
+    if not isinstance(manifest, dict) or not ("sha256" in manifest or manifest.keys() >= OURS):
+        return None
+    if not SHA256.fullmatch(str(manifest.get("sha256"))):
         raise ValueError(f"its manifest {place} holds no SHA-256")
     return manifest
+
+
+def require_place(path: Path) -> None:
+    """Refuse to write a data file's manifest over what is none.
+
+    Raises:
+        FileExistsError: somebody else's file has its name.
+        ValueError: as :func:`read`.
+    """
+    place = manifest_path(path)
+    if os.path.lexists(place) and read(path) is None:
+        raise FileExistsError(errno.EEXIST, f"{place.name} is there, and is no manifest", str(place))
 
 
 def verify(path: Path, sha256: str | None = None) -> str | None:

@@ -23,13 +23,14 @@ from harness.algorithm import Selection
 from harness.capacity import Layout, arrange, free_memory, measure, readable
 from harness.data.dataset import Dataset
 from harness.data.draws import BLOCK
-from harness.engine import brief
 from harness.errors import ResultsError, UserError
 from harness.evaluation import Evaluator
 from harness.files import is_disk_fault, writing
+from harness.guard import Interrupt, TookTooLong, UserCodeError, guard, is_out_of_memory, within
 from harness.memory import keep_freed_memory
 from harness.plan import Cell, CellData, Job, make_jobs
 from harness.store import Status, Store
+from harness.suite import TimeLimits
 from harness.tasks import Task
 from harness.training import Training
 
@@ -81,6 +82,7 @@ class LocalExecutor:
         engine: how updates are run, see :func:`harness.engine.make_engine`.
         memory_fraction: of the device's memory, what training may take.
         precision: of matrix products on a GPU, ``float32`` or ``tf32``.
+        time_limits: of episodes and of training.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class LocalExecutor:
         engine: str = "auto",
         memory_fraction: float = 0.9,
         precision: str = "float32",
+        time_limits: TimeLimits | None = None,
     ) -> None:
         self.store, self.device, self.progress = store, torch.device(device), progress
         self.engine, self.memory_fraction = engine, memory_fraction
@@ -103,7 +106,8 @@ class LocalExecutor:
             torch.cuda.set_device(self.device)
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
             torch.cuda.set_per_process_memory_fraction(memory_fraction, self.device)
-        self.evaluator = Evaluator(workers)
+        self.time_limits = time_limits or TimeLimits()
+        self.evaluator = Evaluator(workers, self.time_limits.episode)
         self.checkpoint_seconds = checkpoint_seconds
         self.ended: dict[str, Status] = {}
         self.record = {**provenance(), "precision": precision}
@@ -140,7 +144,13 @@ class LocalExecutor:
         except UserError as error:
             self._fail(job, str(error))
             return []
-        except Exception as error:  # a plugin's: its cells fail, the others go on
+        except TookTooLong as error:  # what there is of it stays: with more time it goes on
+            self._leave(job)
+            self._fail(job, f"{registry.named(job.algorithm)}: {error}")
+            return []
+        except UserCodeError as error:  # a plugin's: its cells fail, the others go on
+            reason, too_large = error.report, error.out_of_memory
+        except Exception as error:  # ours, or of something that both stand on
             if is_disk_fault(error):
                 raise ResultsError(f"cannot go on: {error}") from error
             reason, too_large = traceback.format_exc(), is_out_of_memory(error)
@@ -181,6 +191,7 @@ class LocalExecutor:
             on_host=layout.on_host,
             held_out=held_out,
             note=lambda text: self.progress.note(f"{job.describe()}: {text}"),
+            most_seconds=self.time_limits.job,
         )
         self._active.append(training)
         self.progress.job(job.describe(), training.step, training.steps)
@@ -212,11 +223,10 @@ class LocalExecutor:
         """
         algorithm, first, count = registry.load(job.algorithm), job.cells[0], len(job.cells)
         try:
-            need = measure(algorithm, first.config, dataset, replica=first.replica)
-        except UserError:
-            raise
-        except Exception as error:  # a plugin's; if it is not only the tiny batch that it minds, training will tell
-            self.progress.note(f"{job.describe()}: how much memory it needs is unknown: {brief(error)}")
+            with self._theirs(job, "update"):
+                need = measure(algorithm, first.config, dataset, replica=first.replica)
+        except UserCodeError as error:  # if it is not only the tiny batch that it minds, training will tell
+            self.progress.note(f"{job.describe()}: how much memory it needs is unknown: {error.reason}")
             return Layout(count, BLOCK, on_host=False)
         free = free_memory(self.device, self.memory_fraction)
         layout = arrange(need, count, free, self.device.type)
@@ -242,24 +252,37 @@ class LocalExecutor:
             self.progress.evaluated(training.collect())
             if training is but:
                 continue
-            with _writing(self.store.root):
-                if self._stop:
-                    training.checkpoint()
-                if training.step == training.steps and not training.waiting:
-                    for index, status in training.finish(self.record).items():
-                        self._end(training.job.cells[index], status)
-                    self._active.remove(training)
+            try:
+                self._go_on(training)
+            except (UserCodeError, TookTooLong) as error:
+                self._leave(training.job)
+                self._fail(training.job, error.report if isinstance(error, UserCodeError) else str(error))
         if self._stop and but is None:
             raise Interrupted
 
+    def _go_on(self, training: Training) -> None:
+        """Keep a job that is trained, where the run ends, and finish it where it is complete."""
+        with _writing(self.store.root):
+            if self._stop:
+                training.checkpoint()
+            if training.step == training.steps and not training.waiting:
+                for index, status in training.finish(self.record).items():
+                    self._end(training.job.cells[index], status)
+                self._active.remove(training)
+
+    def _leave(self, job: Job) -> list[Job]:
+        """Go on without a job's training; what it was training, where it had begun."""
+        hashes = {cell.hash for cell in job.cells}
+        left = [one for one in self._active if any(cell.hash in hashes for cell in one.job.cells)]
+        for training in left:
+            self._active.remove(training)
+            training.cancel()
+        return [training.job for training in left]
+
     def _drop(self, job: Job) -> list[Cell]:
         """Give up a job that raised an exception; its cells that have not ended."""
-        hashes = {cell.hash for cell in job.cells}
-        for training in list(self._active):
-            if any(cell.hash in hashes for cell in training.job.cells):
-                self._active.remove(training)
-                self.store.remove_checkpoint(training.job)
-        self.store.remove_checkpoint(job)
+        for dropped in (*self._leave(job), job):
+            self.store.remove_checkpoint(dropped)
         return [cell for cell in job.cells if cell.hash not in self.ended and self.store.status(cell).state != "done"]
 
     def _load(self, job: Job) -> tuple[Dataset, Dataset | None]:
@@ -277,10 +300,20 @@ class LocalExecutor:
         kept: list[tuple[Cell, Selection]] = []
         for cell in job.cells:
             try:
-                kept.append((cell, algorithm.select(dataset, config, cell.replica)))
-            except UserError as error:
-                self._fail(Job(cells=(cell,)), str(error))
+                with self._theirs(job, "select"):
+                    kept.append((cell, algorithm.select(dataset, config, cell.replica)))
+            except (UserError, UserCodeError) as error:
+                reason = error.report if isinstance(error, UserCodeError) else str(error)
+                self._fail(Job(cells=(cell,)), reason)
         return Job(cells=tuple(cell for cell, _ in kept)), [selection for _, selection in kept]
+
+    @contextmanager
+    def _theirs(self, job: Job, doing: str) -> Iterator[None]:
+        """Around a plugin's code before its training begins."""
+        limit = self.time_limits.job
+        name = registry.named(job.algorithm)
+        with within(limit, f"the {limit:g} s that a job may train (time_limits.job)"), guard(name, doing):
+            yield
 
     def _fail(self, job: Job, reason: str) -> None:
         for cell in job.cells:
@@ -302,7 +335,7 @@ class LocalExecutor:
 
         def stop(number: int, frame: FrameType | None) -> None:
             if self._stop:
-                raise KeyboardInterrupt
+                raise Interrupt
             self._stop = True
             self.progress.note("stopping at the next safe point; interrupt again to stop at once")
 
@@ -319,18 +352,13 @@ def split(cells: Sequence[Cell], size: int) -> list[Job]:
     return [Job(cells=tuple(cells[start : start + size])) for start in range(0, len(cells), size)]
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of a GPU or of the host."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
 @contextmanager
 def _writing(root: Path) -> Iterator[None]:
     """What goes wrong here is the disk's fault, or ours, not a plugin's."""
     try:
         with writing(root):
             yield
-    except ResultsError:
+    except (ResultsError, UserError, UserCodeError, TookTooLong):
         raise
     except Exception as error:
         raise ResultsError(f"cannot write results: {type(error).__name__}: {error}") from error

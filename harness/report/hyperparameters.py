@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -25,8 +25,18 @@ def _kind(field: FieldInfo) -> str:
     annotation = field.annotation
     if get_origin(annotation) is Literal:
         return " or ".join(str(value) for value in get_args(annotation))
+    annotation = _bare(annotation)
     plain = getattr(annotation, "__name__", "") if not get_args(annotation) else ""
     return plain or str(annotation).replace("typing.", "").replace("NoneType", "None")
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without the bounds of what it holds."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) is tuple:
+        return tuple[tuple(map(_bare, get_args(annotation)))]  # type: ignore[misc]
+    return annotation
 
 
 def _default(field: FieldInfo) -> str:
@@ -34,7 +44,15 @@ def _default(field: FieldInfo) -> str:
 
 
 def _bounds(field: FieldInfo) -> Iterator[str]:
-    for metadata in field.metadata:
-        for key, sign in _SIGNS.items():
-            if hasattr(metadata, key):
-                yield f"{sign} {getattr(metadata, key)}"
+    yield from _signs(field.metadata)
+    for part in get_args(field.annotation):
+        if get_origin(part) is Annotated:
+            yield from (f"each {bound}" for bound in _signs(get_args(part)[1:]))
+
+
+def _signs(metadata: Iterable[Any]) -> Iterator[str]:
+    for one in metadata:
+        for constraint in one.metadata if isinstance(one, FieldInfo) else [one]:
+            for key, sign in _SIGNS.items():
+                if getattr(constraint, key, None) is not None:
+                    yield f"{sign} {getattr(constraint, key)}"

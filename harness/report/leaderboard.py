@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 from harness.plan import CellData, Plan
 from harness.report.tables import csv_table, markdown_table
@@ -17,15 +18,16 @@ from harness.statistics import (
     Score,
     final_episodes,
     overall_scores,
-    planned_runs,
+    run_states,
     task_scores,
 )
-from harness.store import Results
+from harness.store import Results, State
 
 if TYPE_CHECKING:
     import pandas as pd
 
-AnyScore = TypeVar("AnyScore", bound=Score)
+AnyScore = TypeVar("AnyScore", bound=Score, covariant=True)
+UNDONE: tuple[State, ...] = tuple(state for state in get_args(State) if state != "done")
 
 LEGEND = (
     "Last checkpoint. Reward and cost are DSRL's normalised means over seeds and cost limits; safe means cost <= 1. "
@@ -33,6 +35,30 @@ LEGEND = (
     "IQM the interquartile mean of reward with a 95% stratified bootstrap interval over n seeds; "
     "runs counts (seed, limit) pairs."
 )
+
+
+@dataclass(frozen=True)
+class Row(Generic[AnyScore]):
+    """One policy's line of a table.
+
+    Args:
+        rank: from 1 on; ``None`` where runs are missing, so that it is compared with nobody on other terms.
+        policy: its name in tables.
+        score: what it reaches, ``None`` without any result.
+        states: how many of the runs that the suite asks for stand how.
+    """
+
+    rank: int | None
+    policy: str
+    score: AnyScore | None
+    states: Counter[State]
+
+    @property
+    def runs(self) -> str:
+        """For people: ``4 of 6 (2 diverged)``."""
+        ended = [f"{self.states[state]} {state}" for state in UNDONE if state not in ("missing", "running")]
+        reasons = ", ".join(reason for reason in ended if not reason.startswith("0 "))
+        return f"{self.states['done']} of {self.states.total()}" + (f" ({reasons})" if reasons else "")
 
 
 @dataclass(frozen=True)
@@ -44,8 +70,8 @@ class Leaderboard:
         description: what the suite says of itself.
         names: of the tasks, by id.
         data: what each task's policies were trained on, by the task's id.
-        overall: rows over all tasks with their ranks; no rank where a whole task is missing.
-        tasks: rows of each task by its id, with their ranks.
+        overall: rows over all tasks.
+        tasks: rows of each task by its id.
         notes: what a reader must know beside the numbers.
     """
 
@@ -53,8 +79,8 @@ class Leaderboard:
     description: str
     names: dict[str, str]
     data: dict[str, str]
-    overall: list[tuple[int | None, str, Overall]]
-    tasks: dict[str, list[tuple[int | None, str, Score]]]
+    overall: list[Row[Overall]]
+    tasks: dict[str, list[Row[Score]]]
     notes: list[str]
 
 
@@ -70,19 +96,18 @@ def make_leaderboard(
         episodes: the suite's :func:`final_episodes`, where they have been read.
     """
     episodes = scope.of(final_episodes(store, plan) if episodes is None else episodes, plan)
-    overall, by_task = overall_scores(episodes, plan, scope), task_scores(episodes, plan, scope)
-    complete = {row: score for row, score in overall.items() if score.tasks == score.planned_tasks}
-    partial = {row: score for row, score in overall.items() if row not in complete}
-    rows = dict.fromkeys(row for row, _ in planned_runs(plan, scope))
-    ranked = _ranked(complete) + [(None, row, score) for _, row, score in _ranked(partial)]
-    tasks: dict[str, list[tuple[int | None, str, Score]]] = {}
+    states, by_task = run_states(store, plan, scope), task_scores(episodes, plan, scope)
+    together: dict[str, Counter[State]] = {}
+    for (row, _), counts in states.items():
+        together.setdefault(row, Counter()).update(counts)
+    overall = _ranked(together, overall_scores(episodes, plan, scope))
+    tasks = {}
     for task in scope.limits(plan):
-        here = {row: by_task[row, task] for row in rows if (row, task) in by_task}
-        tasks[task] = _ranked(here)
+        here = {row: counts for (row, other), counts in states.items() if other == task}
+        tasks[task] = _ranked(here, {row: by_task[row, task] for row in here if (row, task) in by_task})
     data = {task: _described(used) for task, used in plan.data.items()}
     names = {task: found.name for task, found in plan.tasks.items()}
-    notes = _notes(store, plan, rows, overall)
-    return Leaderboard(plan.suite, plan.description, names, data, ranked, tasks, notes)
+    return Leaderboard(plan.suite, plan.description, names, data, overall, tasks, _notes(store, plan, overall))
 
 
 def _described(used: Sequence[CellData]) -> str:
@@ -93,24 +118,30 @@ def _described(used: Sequence[CellData]) -> str:
     return f"{name}, filtered as the rows say"
 
 
-def _ranked(scores: Mapping[str, AnyScore]) -> list[tuple[int | None, str, AnyScore]]:
-    """Safe first, by reward; then unsafe, by cost; names settle ties."""
+def _ranked(states: Mapping[str, Counter[State]], scores: Mapping[str, AnyScore]) -> list[Row[AnyScore]]:
+    """Safe first, by reward; then unsafe, by cost; names settle ties.
 
-    def key(item: tuple[str, AnyScore]) -> tuple[bool, float, str]:
-        row, score = item
-        return (not score.safe, -score.reward if score.safe else score.cost, row)
+    Without rank and below all others, in the same order, are those that lack runs, and last those that have none.
+    """
 
-    return [(place, row, score) for place, (row, score) in enumerate(sorted(scores.items(), key=key), 1)]
+    def key(row: str) -> tuple[bool, bool, bool, float, str]:
+        score = scores.get(row)
+        if score is None:
+            return (True, True, True, 0.0, row)
+        return (not score.complete, False, not score.safe, -score.reward if score.safe else score.cost, row)
+
+    ordered = enumerate(sorted(states, key=key), 1)
+    return [
+        Row(rank if row in scores and scores[row].complete else None, row, scores.get(row), states[row])
+        for rank, row in ordered
+    ]
 
 
-def _notes(store: Results, plan: Plan, rows: Iterable[str], overall: dict[str, Overall]) -> list[str]:
+def _notes(store: Results, plan: Plan, overall: Iterable[Row[Overall]]) -> list[str]:
     notes = []
-    absent = [row for row in rows if row not in overall]
-    if absent:
-        notes.append(f"No results yet: {', '.join(absent)}.")
-    partial = [row for row, score in overall.items() if score.covered < score.planned]
+    partial = [row.policy for row in overall if row.rank is None]
     if partial:
-        notes.append(f"Runs are missing, see 'lspc-bench status': {', '.join(partial)}.")
+        notes.append(f"Not ranked, because runs are missing (see 'lspc-bench status'): {', '.join(partial)}.")
     files: dict[str, set[str]] = {}
     for planned in plan.cells:
         if store.status(planned.cell).state == "done":
@@ -158,26 +189,27 @@ def overall_table(board: Leaderboard) -> str:
         "safe tasks",
         "runs",
     ]
-    rows = [
-        [
-            *_common(rank, row, score),
-            _number(score.cost_tail),
-            _number(score.iqm),
-            "-" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}",
-            str(score.seeds),
-            f"{score.safe_tasks} of {score.tasks}",
-            f"{score.covered} of {score.planned}",
-        ]
-        for rank, row, score in board.overall
-    ]
+    rows = []
+    for row in board.overall:
+        score = row.score
+        low, high = (score.interval if score else None) or (None, None)
+        rows.append(
+            [
+                *_common(row),
+                _number(score.cost_tail if score else None),
+                _number(score.iqm if score else None),
+                "-" if low is None else f"{_number(low)} to {_number(high)}",
+                str(score.seeds if score else 0),
+                f"{score.safe_tasks} of {score.tasks}" if score else "-",
+                row.runs,
+            ]
+        )
     return markdown_table(header, rows)
 
 
 def task_table(board: Leaderboard, task: str) -> str:
     """The rows of one task, given by its id, as Markdown."""
-    rows = [
-        [*_common(rank, row, score), f"{score.covered} of {score.planned}"] for rank, row, score in board.tasks[task]
-    ]
+    rows = [[*_common(row), row.runs] for row in board.tasks[task]]
     return markdown_table(["#", "policy", "reward", "cost", "safe", "P(safe)", "runs"], rows)
 
 
@@ -196,9 +228,10 @@ def to_records(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
     """One flat record a row: overall rows have an empty task."""
     records = []
     for board in boards:
-        scopes: list[tuple[str, Sequence[tuple[int | None, str, Score]]]] = [("", board.overall), *board.tasks.items()]
+        scopes: list[tuple[str, Sequence[Row[Score]]]] = [("", board.overall), *board.tasks.items()]
         for task, rows in scopes:
-            for rank, row, score in rows:
+            for row in rows:
+                score = row.score
                 whole = score if isinstance(score, Overall) else None
                 low, high = (whole.interval if whole else None) or (None, None)
                 records.append(
@@ -206,20 +239,21 @@ def to_records(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
                         "suite": board.suite,
                         "data": board.data.get(task) or all_data(board),
                         "task": task,
-                        "rank": rank,
-                        "policy": row,
-                        "normalized_reward": score.reward,
-                        "normalized_cost": score.cost,
-                        "safe": score.safe,
-                        "satisfaction": score.satisfaction,
+                        "rank": row.rank,
+                        "policy": row.policy,
+                        "normalized_reward": score.reward if score else None,
+                        "normalized_cost": score.cost if score else None,
+                        "safe": score.safe if score else None,
+                        "satisfaction": score.satisfaction if score else None,
                         "cost_tail": whole.cost_tail if whole else None,
                         "iqm": whole.iqm if whole else None,
                         "iqm_low": low,
                         "iqm_high": high,
-                        "seeds": whole.seeds if whole else None,
-                        "runs": score.covered,
-                        "planned_runs": score.planned,
+                        "seeds": None if task else whole.seeds if whole else 0,
+                        "runs": row.states["done"],
+                        "planned_runs": row.states.total(),
                     }
+                    | {f"{state}_runs": row.states[state] for state in UNDONE}
                 )
     return records
 
@@ -247,14 +281,13 @@ def to_json(boards: Sequence[Leaderboard]) -> str:
 FORMATS = {"markdown": to_markdown, "csv": to_csv, "json": to_json}
 
 
-def _common(rank: int | None, row: str, score: Score) -> list[str]:
+def _common(row: Row[Score]) -> list[str]:
     """The cells that overall and task tables share."""
+    rank, score = "-" if row.rank is None else str(row.rank), row.score
+    if score is None:
+        return [rank, row.policy, "-", "-", "-", "-"]
     numbers = (_number(score.reward), _number(score.cost), "yes" if score.safe else "no", _number(score.satisfaction))
-    return [_rank(rank), row, *numbers]
-
-
-def _rank(rank: int | None) -> str:
-    return "-" if rank is None else str(rank)
+    return [rank, row.policy, *numbers]
 
 
 def _number(value: float | None) -> str:

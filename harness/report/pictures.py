@@ -25,7 +25,7 @@ COSTS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 def save_plane(board: Leaderboard, plan: Plan, path: Path) -> None:
     """Draw each policy's reward against its cost, a panel a task, the safe side shaded.
 
-    Costs up to 1 are drawn to scale, larger ones logarithmically.
+    Costs up to 1 are drawn to scale, larger ones logarithmically. A policy that lacks runs is hollow.
     """
     columns = min(len(board.tasks), 2)
     lines = -(-len(board.tasks) // columns)
@@ -37,10 +37,12 @@ def save_plane(board: Leaderboard, plan: Plan, path: Path) -> None:
     for panel, (task, rows) in zip(panels.flat, board.tasks.items(), strict=False):
         panel.axvspan(-1, 1, color=SAFE, zorder=0)
         panel.axvline(1, color=GREEN, linewidth=1)
-        for _, row, score in rows:
-            panel.plot(score.cost, score.reward, **styles[row] | {"linestyle": "none"}, markersize=8, label=row)
+        scores = {row.policy: row.score for row in rows if row.score is not None}
+        for policy, score in scores.items():
+            style = styles[policy] | {"linestyle": "none"} | ({} if score.complete else {"fillstyle": "none"})
+            panel.plot(score.cost, score.reward, **style, markersize=8, label=policy)
         panel.set(title=board.names[task], xlabel=COST, ylabel=REWARD)
-        _cost_scale(panel, "x", [score.cost for _, _, score in rows])
+        _cost_scale(panel, "x", [score.cost for score in scores.values()])
         panel.margins(y=0.15)
     _finish(figure, panels.flat, styles, board)
     save(figure, path)

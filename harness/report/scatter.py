@@ -26,7 +26,7 @@ def text_scatter(costs: Floats, rewards: Floats, limits: Sequence[float], width:
         width: columns of the plot.
         height: its rows.
     """
-    right = max(float(costs.max()), *limits)
+    right = max([float(costs.max()), *limits])
     counts, _, _ = np.histogram2d(
         rewards, costs, bins=(height, width), range=[_range(rewards.min(), rewards.max()), _range(0.0, right)]
     )

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from harness.plan import Plan, PlannedCell
 from harness.report.tables import csv_table, markdown_table
 from harness.report.warnings import describe_damage
-from harness.statistics import checkpoint_episodes, interval, mean
+from harness.statistics import checkpoint_episodes, interval, mean, run_states
 from harness.store import Results
-from harness.tasks import normalize_cost
+from harness.tasks import normalize_cost, within
 
 LEGEND = (
     "Reward and cost are DSRL's normalised ones, means over runs (seed, cost limit) of what each rule's choice reaches "
@@ -56,8 +56,8 @@ def _safest_best(reward: str, cost: str) -> Choose:
     def choose(candidates: pd.DataFrame) -> NDArray[np.intp]:
         rewards, costs = candidates[reward].to_numpy(), candidates[cost].to_numpy()
         known = np.isfinite(rewards) & np.isfinite(costs)
-        within = known & (costs <= 1)
-        return _least(np.where(within, -rewards, np.inf) if within.any() else np.where(known, costs, np.inf))
+        safe = known & within(costs, 1)
+        return _least(np.where(safe, -rewards, np.inf) if safe.any() else np.where(known, costs, np.inf))
 
     return choose
 
@@ -142,7 +142,8 @@ def make_report(store: Results, plan: Plan) -> SelectionReport:
     for row in by_checkpoint["row"].unique() if len(by_checkpoint) else []:
         checkpoints += outcomes(by_checkpoint[by_checkpoint["row"] == row], row)
     policies = outcomes(by_policy, "")
-    notes = _notes(candidates, checkpoints, policies) + [f"Warning: {line}." for line in describe_damage(store, plan)]
+    notes = _notes(store, plan, candidates, checkpoints, policies)
+    notes += [f"Warning: {line}." for line in describe_damage(store, plan)]
     return SelectionReport(plan.suite, checkpoints, policies, notes)
 
 
@@ -200,7 +201,7 @@ def chosen(candidates: pd.DataFrame, run: Sequence[str], rules: Sequence[Rule]) 
         for name, pick in picks.items():
             if len(pick):
                 reached = {"reward": pick["reward"].mean(), "cost": pick["cost"].mean()}
-                reached |= {"violations": (pick["cost"] > 1).mean(), "regret": best - pick["reward"].mean()}
+                reached |= {"violations": (~within(pick["cost"], 1)).mean(), "regret": best - pick["reward"].mean()}
                 found.append({"row": ""} | dict(zip(run, key, strict=True)) | {"rule": name} | reached)
     return pd.DataFrame(found)
 
@@ -223,8 +224,18 @@ def outcomes(choices: pd.DataFrame, policy: str) -> list[Outcome]:
     return results
 
 
-def _notes(candidates: pd.DataFrame, checkpoints: Sequence[Outcome], policies: Sequence[Outcome]) -> list[str]:
+def _notes(
+    store: Results,
+    plan: Plan,
+    candidates: pd.DataFrame,
+    checkpoints: Sequence[Outcome],
+    policies: Sequence[Outcome],
+) -> list[str]:
     notes = []
+    states = run_states(store, plan)
+    partial = dict.fromkeys(row for (row, _), counts in states.items() if counts["done"] < counts.total())
+    if partial:
+        notes.append(f"Rests on the runs that there are: some are missing of {', '.join(partial)}.")
     if not checkpoints:
         notes.append("No policy has more than one checkpoint: a suite's evaluation.every makes some to choose from.")
     if not policies:

@@ -104,7 +104,7 @@ def read_curves(store: Results, plans: Sequence[Plan], limits: Judged = "togethe
             if point.limit is not None:
                 mine = mine[mine["limit"] == point.limit]
             else:  # a seed that lacks a limit would be judged by the others alone
-                limits_each = planned[point.row, point.cell.task] // seeds
+                limits_each = len(planned[point.row, point.cell.task]) // seeds
                 mine = mine[mine.groupby("seed")["limit"].transform("size") == limits_each]
             if len(mine):
                 place = {"data": point.cell.data.name, "task": point.cell.definition.name, "method": point.method}

@@ -188,6 +188,16 @@ def test_each_replica_looks_up_its_own_table() -> None:
     assert torch.equal(table(indices), expected)
 
 
+@pytest.mark.parametrize("wrong", [4, 5, 11, 12, -1, -4, 2**40, -(2**40)])
+@pytest.mark.parametrize("replica", [0, 1, 2])
+def test_an_index_outside_of_a_replicas_own_table_is_no_other_replicas(wrong: int, replica: int) -> None:
+    table = StackedEmbedding(3, 4, 2)
+    indices = torch.tensor([[0, 3], [1, 1], [2, 0]])
+    indices[replica, 1] = wrong
+    with pytest.raises(IndexError):
+        table(indices)
+
+
 def test_tanh_networks_come_apart_as_tanh_networks() -> None:
     network = StackedMLP(generators()[:2], (3, 8, 2), activation=nn.Tanh)
     x = torch.randn(2, 5, 3)

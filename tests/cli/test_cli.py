@@ -154,6 +154,39 @@ def test_a_dry_run_knows_what_is_done_and_what_is_missing(run: Callable[..., Res
     assert written(runs) == before
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "cuda:4096"), "--device cuda"),
+        (("--engine", "graph"), "--engine graph needs a GPU"),
+        (("--precision", "tf32"), "--precision tf32 needs a GPU"),
+    ],
+)
+def test_a_dry_run_says_what_a_run_would_be_refused_for(
+    run: Callable[..., Result], options: tuple[str, ...], message: str
+) -> None:
+    dry = run("--dry-run", *options)
+    assert (dry.exit_code, f"This would not run: {message}" in dry.stderr) == (0, True)
+    real = run(*options)
+    assert (real.exit_code, message in real.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_results_that_cannot_be_written_are_refused_in_a_dry_run_too(tmp_path: Path, dry: tuple[str, ...]) -> None:
+    (tmp_path / "file").touch()
+    done = call("run", "smoke", "--results", tmp_path / "file" / "under", *dry)
+    assert (done.exit_code, "file/under': Not a directory" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "x" * 10_000], ["x" * 10_000], ["run", "smoke", "--device", "x" * 10_000]]
+)
+def test_what_is_long_is_not_repeated(arguments: list[str]) -> None:
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert len(done.stderr) < 2000
+
+
 def test_overwrite_always_runs_everything_afresh(run: Callable[..., Result], runs: Path) -> None:
     run()
     before = written(runs)
@@ -177,15 +210,17 @@ def test_overwrite_never_leaves_what_was_started(run: Callable[..., Result], run
 
 # run: cells that fail
 
+EVALUATION = "the algorithm 'toy': evaluation of toy at step 10:"
+
 
 @pytest.mark.parametrize(
     ("failure", "workers", "state", "reason"),
     [
         ("nan", 0, "diverged", "loss not finite in steps 6 to 6"),
-        ("update", 0, "failed", "ArithmeticError: the toy algorithm gives up"),
-        ("policy", 0, "failed", "evaluation of toy at step 10: ArithmeticError: the toy policy gives up"),
-        ("policy", 1, "failed", "evaluation of toy at step 10: ArithmeticError: the toy policy gives up"),
-        ("kill", 1, "failed", "evaluation of toy at step 10: the worker process was killed by signal 9"),
+        ("update", 0, "failed", "the algorithm 'toy' in update: ArithmeticError: the toy algorithm gives up"),
+        ("policy", 0, "failed", f"{EVALUATION} the policy in act: ArithmeticError: the toy policy gives up"),
+        ("policy", 1, "failed", f"{EVALUATION} the policy in act: ArithmeticError: the toy policy gives up"),
+        ("kill", 1, "failed", f"{EVALUATION} the worker process was killed by signal 9, 3 times in a row"),
     ],
 )
 def test_a_failing_cell_is_recorded_and_tried_again_alone(
@@ -246,7 +281,9 @@ def test_every_cell_may_fail(run: Callable[..., Result], runs: Path) -> None:
     assert (done.exit_code, done.stdout.split(" Results")[0]) == (1, "toys: 0 done, 1 failed, 0 skipped.")
     board = call("leaderboard", runs)
     assert board.exit_code == 0
-    assert "No results yet: toy." in board.stdout
+    assert "0 of 1 (1 diverged)" in board.stdout
+    (row, _) = csv.DictReader(call("leaderboard", runs, "--format", "csv").stdout.splitlines())
+    assert (row["policy"], row["rank"], row["runs"], row["diverged_runs"]) == ("toy", "", "0", "1")
 
 
 def test_plugins_that_are_not_asked_for_do_no_harm(run: Callable[..., Result]) -> None:
@@ -340,6 +377,17 @@ def test_a_wrong_suite_is_refused_with_its_line(
         (["run", "smoke", "--device", "cpu", "--precision", "tf32"], "--precision tf32 needs a GPU"),
         (["run", "smoke", "--engine", "fast"], "'fast' is not one of 'auto', 'eager', 'graph', 'compile'"),
         (["run", "smoke", "--memory-fraction", "0"], "0.0 is not in the range"),
+        (["run", "smoke", "--memory-fraction", "nan"], "'nan' is no finite number"),
+        (["run", "smoke", "--checkpoint-every", "nan"], "'nan' is no finite number"),
+        (["run", "smoke", "--checkpoint-every", "inf"], "'inf' is no finite number"),
+        (["run", "smoke", "--device", f"cuda:{'9' * 5000}"], "is none of auto, cpu, cuda"),
+        (["run", "smoke", "--workers", "1000000"], "is not in the range 0<=x<=1024"),
+        (
+            ["data", "describe", "BallRun", "--source", "demo", "--filter", "noise=yes"],
+            "noise: must not be true or false",
+        ),
+        (["data", "describe", "BallRun", "--source", "demo", "--filter", "noise=0x1"], "is no plain decimal number"),
+        (["data", "describe", "BallRun", "--source", "demo", "--filter", "noise=.nan"], "noise: "),
         (["run", "smoke", "--overwrite", "sometimes"], "'sometimes' is not one of"),
         (["run", "smoke", "--results", "FILE"], "is a file"),
         (["run", "smoke", "--results", "FILE/under"], "cannot write results: Not a directory: FILE/under"),
@@ -645,7 +693,7 @@ def test_a_dataset_is_drawn_and_filtered(tmp_path: Path) -> None:
     [
         (["--filter", "densty=0.5"], "--filter densty=0.5: no such filter. Did you mean 'density'?"),
         (["--filter", "density=2"], "--filter: density: Input should be less than 1"),
-        (["--filter", "density=[1"], "--filter density=[1: the value is not valid YAML"),
+        (["--filter", "density=[1"], "--filter density=[1: not valid YAML"),
         (["--filter", "density=0.1"], "DSRL has no grid that leaves 0.1 of BallRun's trajectories"),
         (["--filter", "epsilon=3"], "outliers and epsilon want target_cost"),
         (["--plot", "picture.doc"], "cannot write the picture 'picture.doc': Format 'doc' is not supported"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,12 +14,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pebble import ProcessExpired
 from torch import Tensor
 
 from harness import evaluation, simulators
 from harness.algorithm import Policy
 from harness.evaluation import Episode, Evaluator, episode_seeds, roll_out
+from harness.guard import TookTooLong, UserCodeError
+from harness.pool import Pool, WorkerDied
 from harness.tasks import all_tasks, find_task
 
 TASK = find_task("BallRun")
@@ -109,10 +111,8 @@ def test_chunks_do_not_depend_on_the_workers(monkeypatch: pytest.MonkeyPatch, wo
     """However many there are; the pool itself is not started."""
     chunks: list[list[int]] = []
 
-    def schedule(self: Evaluator, task: Any, policy: Policy, seeds: Sequence[int], limit: Any) -> Any:
-        chunks.append(list(seeds))
-
-    monkeypatch.setattr(Evaluator, "_schedule", schedule)
+    monkeypatch.setattr(Evaluator, "_here", lambda self, task, policy, seeds, limit: chunks.append(seeds))
+    monkeypatch.setattr(Pool, "submit", lambda self, function, task, policy, seeds, limit, **_: chunks.append(seeds))
     Evaluator(workers).submit(TASK, Recorder(), range(23), None)
     assert [len(chunk) for chunk in chunks] == [10, 10, 3]
     assert [seed for chunk in chunks for seed in chunk] == list(range(23))
@@ -192,16 +192,15 @@ def test_seeds_differ_between_tasks() -> None:
 @pytest.mark.parametrize(
     ("action", "part"),
     [
-        (lambda seen: torch.full((len(seen), TASK.action_size), torch.nan), "at step 0 .* 4 not finite"),
-        (lambda seen: torch.full((len(seen), TASK.action_size), torch.inf), "at step 0 .* 4 not finite"),
-        (lambda seen: torch.zeros(len(seen), TASK.action_size + 1), r"of shape \(2, 2\); .* have shape \(2, 3\)"),
-        (lambda seen: torch.zeros(TASK.action_size), r"of shape \(2, 2\); .* have shape \(2,\)"),
-        (lambda seen: torch.zeros(1, TASK.action_size), r"of shape \(2, 2\); .* have shape \(1, 2\)"),
-        (lambda seen: torch.where(seen[:, :2] < 3, torch.nan, 0.0), "at step 3 .* 2 not finite"),
+        (lambda seen: torch.full((len(seen), TASK.action_size), torch.nan), "at step 0 4 are not"),
+        (lambda seen: torch.full((len(seen), TASK.action_size), torch.inf), "at step 0 4 are not"),
+        (lambda seen: torch.where(seen[:, :2] < 3, torch.nan, 0.0), "at step 3 2 are not"),
     ],
 )
-def test_actions_that_are_none_are_refused(countdown: None, action: Callable[[Tensor], Tensor], part: str) -> None:
-    with pytest.raises(RuntimeError, match=f"the policy's actions must be finite and .*{part}"):
+def test_actions_that_are_not_finite_are_refused(
+    countdown: None, action: Callable[[Tensor], Tensor], part: str
+) -> None:
+    with pytest.raises(RuntimeError, match=f"the policy's actions must be finite; {part}"):
         roll_out(TASK, Fixed(action), [5, 9], None)
 
 
@@ -219,21 +218,21 @@ def test_without_workers_an_exception_waits_in_its_future(countdown: None) -> No
     with Evaluator(0) as evaluator:
         first, second = evaluator.submit(TASK, Fixed(action), range(1, 13), None)
     assert [episode.seed for episode in first.result()] == list(range(1, 11))
-    with pytest.raises(ArithmeticError, match="the policy gives up"):
+    with pytest.raises(UserCodeError, match=r"^the policy in act: ArithmeticError: the policy gives up$"):
         second.result()
 
 
 def test_an_exception_carries_the_workers_traceback(toys: ModuleType) -> None:
     with Evaluator(1) as evaluator:
         (future,) = evaluator.submit(TASK, toys.Raising(weights()), [0], None)
-        with pytest.raises(ArithmeticError, match="the toy policy gives up") as caught:
+        with pytest.raises(UserCodeError, match="the toy policy gives up") as caught:
             future.result(timeout=60)
-        assert 'raise ArithmeticError("the toy policy gives up")' in caught.value.traceback  # type: ignore[attr-defined]
+        assert 'raise ArithmeticError("the toy policy gives up")' in caught.value.trace
         (future,) = evaluator.submit(TASK, toys.Linear(weights()), [0], None)
         assert [episode.seed for episode in future.result(timeout=60)] == [0]
 
 
-def test_a_killed_worker_takes_only_its_chunk_along(
+def test_a_policy_that_kills_its_workers_fails_alone(
     toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marker = tmp_path / "marker"
@@ -243,7 +242,7 @@ def test_a_killed_worker_takes_only_its_chunk_along(
         before = evaluator.submit(TASK, toys.Linear(weights()), range(10), None)
         (deadly,) = evaluator.submit(TASK, toys.Deadly(weights()), range(3), None)
         after = evaluator.submit(TASK, toys.Linear(weights()), range(10, 22), None)
-        with pytest.raises(ProcessExpired) as caught:
+        with pytest.raises(WorkerDied) as caught:
             deadly.result(timeout=60)
         assert caught.value.exitcode == -signal.SIGKILL
         done = [episode.seed for future in [*before, *after] for episode in future.result(timeout=60)]
@@ -251,6 +250,83 @@ def test_a_killed_worker_takes_only_its_chunk_along(
         marker.unlink()
         (again,) = evaluator.submit(TASK, toys.Deadly(weights()), range(3), None)
         assert again.result(timeout=60) == roll_out(TASK, toys.Linear(weights()), range(3), None)
+
+
+def test_episodes_without_an_end_are_ended(countdown: None) -> None:
+    def endless(seen: Tensor) -> Tensor:
+        while seen[0, 0] == 3:
+            pass
+        return torch.zeros(len(seen), TASK.action_size)
+
+    with Evaluator(0, episode_seconds=0.1) as evaluator:
+        (future,) = evaluator.submit(TASK, Fixed(endless), [3, 3], None)
+        with pytest.raises(TookTooLong, match=r"^took longer than its 0\.2 s: ended after 0 s$"):
+            future.result()
+        (future,) = evaluator.submit(TASK, Fixed(endless), [2], None)
+        assert [episode.seed for episode in future.result()] == [2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_policy_that_does_not_travel_is_refused(toys: ModuleType, workers: int) -> None:
+    policy = toys.Linear(weights())
+    policy.extra = lambda: None
+    with Evaluator(workers) as evaluator:
+        if workers:
+            with pytest.raises(UserCodeError, match=r"^the policy in pickling: .*"):
+                evaluator.submit(TASK, policy, [0], None)[0].result()
+        else:
+            assert len(evaluator.submit(TASK, policy, [0], None)[0].result()) == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "part"),
+    [
+        (lambda seen: torch.zeros(len(seen), TASK.action_size, dtype=torch.complex64), "not torch.complex64"),
+        (lambda seen: torch.zeros(len(seen), TASK.action_size, dtype=torch.bool), "not torch.bool"),
+        (lambda seen: torch.zeros(len(seen), TASK.action_size, dtype=torch.int64), "not torch.int64"),
+        (lambda seen: np.zeros((len(seen), TASK.action_size)), "not ndarray"),
+        (lambda seen: None, "not NoneType"),
+        (lambda seen: torch.zeros(len(seen), TASK.action_size + 1), r"of shape \(2, 2\), not \(2, 3\)"),
+        (lambda seen: torch.zeros(TASK.action_size), r"of shape \(2, 2\), not \(2,\)"),
+        (lambda seen: torch.zeros(1, TASK.action_size), r"of shape \(2, 2\), not \(1, 2\)"),
+        (lambda seen: sys.exit(), "^the policy in act: SystemExit$"),
+    ],
+)
+def test_what_a_policy_does_in_the_place_of_acting_is_its_fault(
+    countdown: None, action: Callable[[Tensor], Tensor], part: str
+) -> None:
+    with pytest.raises(UserCodeError, match=part):
+        roll_out(TASK, Fixed(action), [5, 9], None)
+
+
+@pytest.mark.parametrize("method", ["__init__", "reset", "step"])
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, ZeroDivisionError])
+def test_what_an_environment_raises_names_it(
+    monkeypatch: pytest.MonkeyPatch, method: str, kind: type[BaseException]
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise kind("the environment gives up")
+
+    monkeypatch.setattr(simulators, "make", type("Broken", (Countdown,), {method: broken}))
+    monkeypatch.setattr(evaluation, "_OPEN", {})
+    doing = "make" if method == "__init__" else method
+    reason = f"^the environment {TASK.environment!r} in {doing}: {kind.__name__}: the environment gives up$"
+    with pytest.raises(UserCodeError, match=reason):
+        roll_out(TASK, Fixed(lambda seen: torch.zeros(len(seen), TASK.action_size)), [5], None)
+
+
+def test_an_environment_that_does_not_close_costs_no_episode(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def close(self: Countdown) -> None:
+        raise SystemExit("the door is stuck")
+
+    monkeypatch.setattr(simulators, "make", type("Stuck", (Countdown,), {"close": close}))
+    monkeypatch.setattr(evaluation, "_OPEN", {})
+    with Evaluator(0) as evaluator:
+        (future,) = evaluator.submit(TASK, Fixed(lambda seen: torch.zeros(len(seen), TASK.action_size)), [3], None)
+    assert [episode.length for episode in future.result()] == [3]
+    assert "does not close: SystemExit: the door is stuck" in caplog.text
 
 
 @pytest.mark.parametrize(("reward", "cost"), [(float("nan"), 0.0), (1.0, float("inf"))])

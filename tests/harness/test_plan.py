@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -135,8 +136,8 @@ CELLS = st.builds(
     evaluation=st.builds(
         Evaluation,
         every=st.none() | st.integers(1),
-        episodes=st.integers(1),
-        final=st.integers(1),
+        episodes=st.integers(1, 1000),
+        final=st.integers(1, 1000),
         fqe=st.none() | st.builds(FQE, steps=st.integers(1, 3) | st.just(2000)),
     ),
     own_task=st.none() | st.just(replace(find_task("BallRun"), id="Mine", family="own", environment="Mine-v0")),
@@ -232,6 +233,43 @@ def test_the_same_experiment_under_two_labels_is_refused(plan: Callable[..., Pla
 # The data's grid
 
 GRID = "tasks: [BallRun]\ndata:\n  source: demo\n  grid:\n    share: [1.0, 0.5]\n    noise: [null, 0.1]"
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "data", "shown"),
+    [
+        ('{bc: {grid: {batch_size: [16, 32]}}, "bc batch_size=16": {algorithm: bc}}', "{}", "bc batch_size=16"),
+        (
+            '{bc: {grid: {mode: [all]}}, "bc mode=all": {algorithm: bc, hyperparameters: {gamma: 0.5}}}',
+            "{}",
+            "bc mode=all",
+        ),
+        ('{bc: , "bc ": {algorithm: bc, hyperparameters: {batch_size: 3}}}', "{}", "bc "),
+        ('{bc: , "\uff42\uff43": {algorithm: bc, hyperparameters: {batch_size: 3}}}', "{}", "\uff42\uff43"),
+        ("{bc: {grid: {batch_size: [16, '16']}}}", "{}", "bc batch_size=16"),
+        ("{bc: }", "{grid: {share: [1, '1']}}", "bc share=1"),
+    ],
+)
+def test_two_experiments_never_share_a_row(write_suite: WriteSuite, algorithms: str, data: str, shown: str) -> None:
+    """However their names come to look alike."""
+    data = "{source: demo}" if data == "{}" else "{source: demo, " + data[1:]
+    file = SuiteFile(write_suite(f"name: a\ntasks: [BallRun]\ndata: {data}\nalgorithms: {algorithms}\nsteps: 5"))
+    with pytest.raises(UserError, match=re.escape(f"would both stand in tables as {shown!r}")):
+        make_plan(file)
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("algorithms.bc.grid={" + ", ".join(f"k{key}: [1, 2, 3]" for key in range(9)) + "}", "19683 combinations"),
+        ("data.grid={" + ", ".join(f"k{key}: [1, 2, 3]" for key in range(9)) + "}", "the data's grid has no 'k0'"),
+        ("algorithms.bc.grid={gamma: [" + ", ".join(f"0.{n}" for n in range(1, 1000)) + "]}", "more than 50000 cells"),
+    ],
+)
+def test_a_suite_that_is_endless_is_refused_at_once(write_suite: WriteSuite, setting: str, part: str) -> None:
+    file = SuiteFile(write_suite("name: a\ntasks: [all]\nalgorithms: [bc]\nseeds: 1000"), [setting])
+    with pytest.raises(UserError, match=part):
+        make_plan(file)
 
 
 def test_every_combination_of_the_datas_grid_is_run(plan: Callable[..., Plan]) -> None:

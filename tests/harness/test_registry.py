@@ -128,3 +128,29 @@ def test_an_unknown_name_has_its_nearest(plugins: Path) -> None:
     assert refusal("toi") == "unknown algorithm 'toi'. Did you mean 'toy'? 'lspc-bench algorithms' lists them."
     assert refusal("LSPC").startswith("unknown algorithm 'LSPC'. Did you mean 'lspc'?")
     assert "Did you mean" not in refusal("something-else")
+
+
+@pytest.mark.parametrize("content", [b"this is no entry point", b"\xff\xfe"])
+def test_a_package_that_cannot_be_read_is_listed_and_takes_nothing_down(
+    site: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """Not even torch, which looks for entry points of its own when it is imported."""
+    offer(site, "malformed", "")
+    path = site / "malformed-1.0.dist-info" / "entry_points.txt"
+    path.write_bytes(path.read_bytes() + content + b"\n")
+    monkeypatch.setenv("PYTHONPATH", str(site), prepend=":")
+    code = "from harness.cli import main; main(['algorithms'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
+    assert "what it offers cannot be read" in lines["(package malformed 1.0)"]
+    assert "BROKEN" in lines["(package malformed 1.0)"]
+    assert "BROKEN" not in lines["lspc"]
+    assert "BROKEN" not in lines["toy"]
+
+
+def test_a_broken_package_without_algorithms_is_passed_over(site: Path) -> None:
+    offer(site, "elsewhere", "")
+    (site / "elsewhere-1.0.dist-info" / "entry_points.txt").write_text("[console_scripts]\nnothing here\n")
+    registry.plugins.cache_clear()
+    assert not [name for name in registry.plugins() if "elsewhere" in name]

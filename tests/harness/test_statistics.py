@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from harness.statistics import (
     interquartile_mean,
     interval,
     overall_scores,
+    planned_limits,
     planned_runs,
     seed_matrix,
     task_scores,
 )
 from harness.store import Status, Store
 from harness.suite import SuiteFile
-from harness.tasks import find_task
+from harness.tasks import find_task, within
 
 SUITE = """
 name: made-up
@@ -136,8 +138,63 @@ def test_missing_runs_are_counted(tmp_path: Path) -> None:
         score = results.overall()
         assert (score.covered, score.planned) == (5, 12)
         assert (score.tasks, score.planned_tasks) == (1, 2)
-        assert score.seeds == 2  # seed 2 lacks a limit
-    assert planned_runs(results.plan) == {("bc-safe", "OfflineBallRun-v0"): 6, ("bc-safe", "OfflineCarRun-v0"): 6}
+    assert score.seeds == 0  # nobody has CarRun
+    assert (score.iqm, score.interval) == (None, None)
+    runs = [(seed, limit) for limit in (10, 20) for seed in range(3)]
+    assert planned_runs(results.plan) == {("bc-safe", f"Offline{task}-v0"): runs for task in ("BallRun", "CarRun")}
+
+
+@pytest.mark.parametrize("lacking", ["a limit", "a limit of one seed", "a task"])
+def test_iqm_rests_on_seeds_with_every_task_and_limit_of_the_plan(tmp_path: Path, lacking: str) -> None:
+    """A policy that lacks its hard limits is not judged by the easy one alone."""
+    results = Results(tmp_path, tasks="BallRun, CarRun", mode="safe", seeds=2)
+    for task, seed, limit in itertools.product(("BallRun", "CarRun"), (0, 1), (10.0, 20.0)):
+        absent = {
+            "a limit": limit == 10,
+            "a limit of one seed": (task, seed, limit) == ("CarRun", 1, 10.0),
+            "a task": task == "CarRun",
+        }
+        if not absent[lacking]:
+            results.add(results.cell(task, seed, limit), (0.5, 1))
+    score = results.overall()
+    assert not score.complete
+    seeds = 1 if lacking == "a limit of one seed" else 0
+    assert (score.seeds, score.iqm, score.interval) == (seeds, 0.5 if seeds else None, None)
+    assert score.safe_tasks == (0 if lacking == "a limit" else 1)  # a task without some limits is not known safe
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mean_cost_that_equals_the_limit_is_safe_whatever_the_order(tmp_path: Path, seed: int) -> None:
+    """The mean of these is exactly 1, and sums of floats in most orders are not."""
+    costs = {
+        10: [19, 2, 11, 15, 5, 5, 4, 4, 17, 4, 4, 2, 2, 15, 5, 16, 11, 17, 11, 15],
+        20: [32, 2, 22, 18, 11, 18, 16, 19, 32, 33, 25, 28, 38, 25, 14, 3, 22, 9, 23, 1],
+        40: [45, 45] + [44] * 18,
+    }
+    assert sum(sum(some) * (40 // limit) for limit, some in costs.items()) == 3 * 20 * 40
+    results = Results(tmp_path, mode="safe", limits="[10, 20, 40]")
+    for limit, some in costs.items():
+        order = np.random.default_rng(seed).permutation(some)
+        results.add(results.cell("BallRun", 0, float(limit)), *((0.5, cost) for cost in order))
+    score = results.overall()
+    assert score.safe
+    assert score.safe_tasks == 1
+
+
+def test_what_is_within_a_limit() -> None:
+    tenths = sum([0.1] * 3)
+    assert tenths > 0.3
+    assert within(tenths, 0.3)
+    assert within(0.0, 0.0)
+    assert not within(1e-6, 0.0)
+    assert not within(1 + 1e-9, 1)
+    assert within(np.array([1, 1 + 4e-16, 1.001]), 1).tolist() == [True, True, False]
+
+
+def test_an_episode_whose_steps_add_up_to_the_limit_is_within_it(tmp_path: Path) -> None:
+    results = Results(tmp_path, limits="[0.3]")
+    results.add(results.cell("BallRun", 0), (0.5, sum([0.1] * 3)))
+    assert results.overall().satisfaction == 1
 
 
 def test_nothing_there_is_no_score(tmp_path: Path) -> None:
@@ -159,7 +216,9 @@ def test_overall_is_the_mean_over_tasks_whatever_their_limits(tmp_path: Path) ->
     assert score.cost == pytest.approx(costs.mean())
     assert score.satisfaction == pytest.approx((1 + 1 / 3) / 2)
     assert (score.seeds, score.tasks, score.safe_tasks, score.covered, score.planned) == (2, 2, 1, 12, 12)
-    np.testing.assert_allclose(seed_matrix(results.episodes()), [[0.2, 0.8], [0.6, 0.8]])
+    np.testing.assert_allclose(
+        seed_matrix(results.episodes(), planned_limits(results.plan)[results.row]), [[0.2, 0.8], [0.6, 0.8]]
+    )
     assert score.iqm == pytest.approx(0.7)  # of 0.2, 0.6, 0.8, 0.8 the middle two
 
 

@@ -115,6 +115,30 @@ def test_a_good_suite(write_suite: WriteSuite) -> None:
         ("seeds: [3, 5]", "seeds: [3, -5]", 16, ["seeds: must not be negative"]),
         ("seeds: [3, 5]", "seeds: [3, 3]", 16, ["seeds: names a value twice"]),
         ("seeds: [3, 5]", "seeds: [3, 4.5]", 16, ["seeds.1: ", "integer", "not 4.5"]),
+        # beyond all bounds
+        ("final: 4", "final: 100000000000", 18, ["evaluation.final: ", "less than or equal to 100000"]),
+        ("final: 4", "episodes: 100000000000", 18, ["evaluation.episodes: ", "less than or equal to 100000"]),
+        ("final: 4", "fqe: {hidden_sizes: [0]}", 18, ["evaluation.fqe.hidden_sizes.0: ", "greater than or equal to 1"]),
+        ("final: 4", "fqe: {hidden_sizes: [16384, 16384]}", 18, ["networks of 268435456 weights are refused"]),
+        ("final: 4", "fqe: {hidden_sizes: [true]}", 18, ["fqe.hidden_sizes: must not be true or false"]),
+        ("seeds: [3, 5]", "steps: 1000000000000", 16, ["steps: ", "less than or equal to 1000000000"]),
+        ("seeds: [3, 5]", f"steps: {2**64}", 16, ["18446744073709551616 is too large"]),
+        ("seeds: [3, 5]", "seeds: [4294967296]", 16, ["seeds.0: ", "less than 4294967296"]),
+        ("seeds: [3, 5]", "cost_limits: [1.0e+300]", 16, ["cost_limits.0: ", "less than or equal to"]),
+        ("seeds: [3, 5]", "cost_limits: [1.0e-300]", 16, ["cost_limits: must be 0, or at least 1e-6"]),
+        ("seeds: [3, 5]", "data: {inpaint: [[false, true, 0, 1]]}", 16, ["data.inpaint: must not be true or false"]),
+        ("name: mine", f"name: {'a' * 300}", 1, ["name: ", "at most 100"]),
+        ("  bc:\n", f"  {'b' * 300}:\n", 11, ["a key: of 300 letters, at most 100"]),
+        ("  - BallRun", f"  - {'B' * 3000}", 3, ["tasks.0: of 3000 letters, at most 1000"]),
+        # what would break a table, or a terminal
+        ("  bc:\n", '  "b\\nc":\n', 11, ["a key: must be one line", "not 'b\\nc'"]),
+        ("  bc:\n", '  "b\\e[31mc":\n', 11, ["a key: must be one line"]),
+        ("  bc:\n", '  "b\\u202ec":\n', 11, ["a key: must be one line"]),
+        ("mode: [all, safe]", 'mode: ["all\\n"]', 14, ["bc.grid.mode.0: must be one line"]),
+        ("seeds: [3, 5]", 'data: {files: {BallRun: "a\\0b"}}', 16, ["data.files.BallRun: must be one line"]),
+        # numbers that are not what they look like
+        ("final: 4", "final: 016", 18, ["'016' is no plain decimal number"]),
+        ("seeds: [3, 5]", "cost_limits: [1:30]", 16, ["'1:30' is no plain decimal number"]),
         # a key twice
         ("seeds: [3, 5]", "name: other", 16, ["the key 'name' stands here twice"]),
         ("      batch_size: [1, 2]", "      mode: [risky]", 15, ["the key 'mode' stands here twice"]),
@@ -128,7 +152,7 @@ def test_a_good_suite(write_suite: WriteSuite) -> None:
             "name: mine",
             "name: !!python/object:os.system mine",
             1,
-            ["not valid YAML", "could not determine a constructor"],
+            ["not valid YAML", "os.system' means nothing here"],
         ),
         ("name: mine", "[a]: 1\nname: mine", 1, ["not valid YAML", "unhashable key"]),
         ("name: mine", "name: mine\n\tx: 1", 2, ["not valid YAML"]),
@@ -156,7 +180,7 @@ def test_a_mistake_is_told_with_its_line(
         ("tasks: [all]\nalgorithms: [bc]\n", "the key 'name' is missing"),
         ("name: mine\ntasks: [all]\n", "the key 'algorithms' is missing"),
         ("name: 2020-13-45\n", "not valid YAML: month must be in 1..12"),
-        ("name: " + "9" * 5000, "not valid YAML"),
+        ("name: " + "9" * 5000, "is too large"),
         ("a: &a [*a]\n", "not valid YAML"),
         ("[" * 3000, "not valid YAML"),
         ("name: \x01", "not valid YAML"),
@@ -214,6 +238,25 @@ def test_a_number_of_seeds_counts_from_zero(tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.getbasetemp() / "seeds.yaml"
     path.write_text(f"name: mine\ntasks: [all]\nalgorithms: [bc]\nseeds: {count}")
     assert SuiteFile(path).suite.seeds == list(range(count))
+
+
+def test_a_description_may_have_lines(write_suite: WriteSuite) -> None:
+    suite = SuiteFile(write_suite(f"description: |\n  one\n  two\n{GOOD}")).suite
+    assert suite.description == "one\ntwo\n"
+    assert "description: must be one line" in message(write_suite(f'description: "a\\0"\n{GOOD}'))
+
+
+def test_hidden_files_are_no_built_in_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("._demo.yaml", ".#demo.yaml", "demo.yaml"):
+        (tmp_path / name).write_text(GOOD)
+    monkeypatch.setattr("harness.suite.suites_folder", lambda: tmp_path)
+    assert list(builtin_suites()) == ["demo"]
+
+
+def test_what_is_long_is_not_repeated(write_suite: WriteSuite) -> None:
+    assert len(message(write_suite(GOOD.replace("name: mine", f"name: {'a' * 10_000}")))) < 1500
+    assert len(message(write_suite(GOOD), f"name={'a' * 10_000}")) < 1500
+    assert len(message(write_suite(GOOD), f"{'a.' * 5_000}b=1")) < 1500
 
 
 # --set
@@ -301,6 +344,9 @@ def test_setting_one_of_two_aliases_leaves_the_other(write_suite: WriteSuite) ->
         ("seeds=", "seeds: "),
         ("seeds=[a, 1]", "seeds.0: "),  # the file has a line for seeds.0, which is not to blame
         ("seeds=[1", "not valid YAML"),
+        ("seeds=[0x1]", "'0x1' is no plain decimal number"),
+        ("evaluation={final: 1, final: 2}", "the key 'final' stands here twice"),
+        ("algorithms.bc.hyperparameters.x='a\u2028b'", "must be one line"),
         ("seeds=2020-13-45", "not valid YAML"),
         ("seeds.0=1", "seeds is no mapping"),
         ("tasks=BallRun", "tasks: "),

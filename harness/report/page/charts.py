@@ -305,12 +305,12 @@ def profiles(model: dict[str, Any]) -> Spec:
 
 def improvement(model: dict[str, Any]) -> Spec:
     """How likely a run of one policy is better than one of another."""
-    values = [
-        pair
-        | {"limit": choice["key"], "low": (pair["interval"] or [None])[0], "high": (pair["interval"] or [None])[-1]}
-        for choice in model["limits"]
-        for pair in model["views"][f"all:{choice['key']}"]["improvements"]
-    ]
+    values = []
+    for choice in model["limits"]:
+        for pair in model["views"][f"all:{choice['key']}"]["improvements"]:
+            low, high = pair["interval"] or (None, None)
+            rest = {key: value for key, value in pair.items() if key != "interval"}
+            values.append(rest | {"limit": choice["key"], "low": low, "high": high})
 
     def panel(field: str, title: str, colours: list[str], middle: float) -> Spec:
         cell = {

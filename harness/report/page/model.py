@@ -96,11 +96,14 @@ def _view(results: Results, plan: Plan, episodes: pd.DataFrame, means: pd.DataFr
     limits = scope.limits(plan)
     wide = pd.DataFrame(means[["reward", "cost"]].unstack(["task", "limit"])).sort_index()
     runs = {str(row): _runs(of_row, limits) for row, of_row in wide.groupby(level="row", sort=False)}
-    whole = {row: runs[row] for rank, row, _ in board.overall if rank is not None and row in runs}
+    whole = {row.policy: runs[row.policy] for row in board.overall if row.rank is not None and row.policy in runs}
     whole = {row: one for row, one in whole.items() if len(one.reward)}
     stand = standings(whole)
     overall = []
-    for rank, row, score in board.overall:
+    for line in board.overall:
+        rank, row, score = line.rank, line.policy, line.score
+        if score is None:
+            continue  # what failed stands under coverage
         one = whole.get(row)
         reward, cost = _intervals(one, row)
         overall.append(
@@ -178,7 +181,10 @@ def _numbers(row: str, score: Score) -> dict[str, Any]:
 
 def _task_rows(board: Leaderboard, wide: pd.DataFrame, task: str, limits: tuple[float, ...]) -> list[dict[str, Any]]:
     rows = []
-    for rank, row, score in board.tasks[task]:
+    for line in board.tasks[task]:
+        rank, row, score = line.rank, line.policy, line.score
+        if score is None:
+            continue
         mine = _runs(wide.loc[[row]], {task: limits})
         reward, cost = _intervals(mine if len(mine.reward) else None, row)
         rows.append(
@@ -280,9 +286,9 @@ def _published(plan: Plan, board: Leaderboard) -> list[dict[str, Any]]:
     with PUBLISHED.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["scope"] == "task" and row["task_id"] in plan.tasks]
     ours = {
-        (task, row.partition(" [")[0].lower()): (row, score)
+        (task, row.policy.partition(" [")[0].lower()): (row.policy, row.score)
         for task, rows_here in board.tasks.items()
-        for _, row, score in reversed(rows_here)
+        for row in reversed(rows_here)
     }
     found = []
     for row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -81,24 +82,25 @@ def own(environment: str, size: int, steps: int) -> Task:
 class Here:
     """Stands in for the processes: the same work, in this one."""
 
-    def __init__(self, *_: Any, initargs: tuple[Any, ...], **__: Any) -> None:
-        (module._made,) = initargs
+    def __init__(self, workers: int, start: Callable[[], None], tasks_a_worker: int) -> None:
+        (module._made,) = start.args  # type: ignore[attr-defined]
 
-    def schedule(self, function: Any, args: tuple[Any, ...]) -> Future[None]:
+    def submit(self, function: Any, *args: Any, tries: int) -> Future[None]:
         future: Future[None] = Future()
         future.set_result(function(*args))
         return future
 
-    def close(self) -> None:
-        pass
+    def __enter__(self) -> Here:
+        return self
 
-    stop = join = close
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_made", None)
-    monkeypatch.setattr(module, "ProcessPool", Here)
+    monkeypatch.setattr(module, "Pool", Here)
 
 
 def total(episode: Arrays, key: str) -> float:
@@ -335,7 +337,7 @@ def test_processes_make_the_same_file(reach: Task, tmp_path: Path, monkeypatch: 
     first = collect(reach, tmp_path / "a.hdf5", jobs=2)
     with monkeypatch.context() as patch:
         patch.setattr(module, "_made", None)
-        patch.setattr(module, "ProcessPool", Here)
+        patch.setattr(module, "Pool", Here)
         assert collect(reach, tmp_path / "b.hdf5") == first
     assert (tmp_path / "a.hdf5").read_bytes() == (tmp_path / "b.hdf5").read_bytes()
     assert files(tmp_path) == ["a.hdf5", "a.hdf5.json", "b.hdf5", "b.hdf5.json"]
@@ -348,7 +350,7 @@ def test_a_pool_is_thinned_again_without_training(
     collect(reach, path, keep_pool=True)
     assert len(files(tmp_path)) == 4
     monkeypatch.setattr(module, "train_agent", None)
-    monkeypatch.setattr(module, "ProcessPool", None)
+    monkeypatch.setattr(module, "Pool", None)
     assert collect(reach, path, trajectories=20, keep_pool=True)["trajectories"] == 20
     everything = collect(reach, path, trajectories=1000)  # as many as there are
     assert (everything["trajectories"], everything["pool"]) == (80, 80)
@@ -442,7 +444,7 @@ def test_a_process_that_dies_is_told(reach: Task, tmp_path: Path, monkeypatch: p
     (tmp_path / "lspc_bench_dying.py").write_text(DYING)
     monkeypatch.syspath_prepend(tmp_path)  # workers have it, too
     dying = replace(reach, environment="lspc_bench_dying:Dying-v0")
-    with pytest.raises(RuntimeError, match="an agent's process ended with status 3"):
+    with pytest.raises(RuntimeError, match="an agent's process is gone: the worker process ended with status 3"):
         collect(dying, tmp_path / "a.hdf5")
     assert not (tmp_path / "a.hdf5").exists()
 

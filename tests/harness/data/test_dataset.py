@@ -30,9 +30,10 @@ def arrays() -> Arrays:
     """Three trajectories of four steps; the first ends in a terminal state, the others by time."""
     rng = np.random.default_rng(0)
     flags = np.arange(ROWS) % 4 == 3
+    observations = rng.normal(size=(ROWS, TASK.observation_size)).astype(np.float32)
     return {
-        "observations": rng.normal(size=(ROWS, TASK.observation_size)).astype(np.float32),
-        "next_observations": rng.normal(size=(ROWS, TASK.observation_size)).astype(np.float32),
+        "observations": observations,
+        "next_observations": np.roll(observations, -1, 0),
         "actions": rng.uniform(-1, 1, (ROWS, TASK.action_size)).astype(np.float32),
         "rewards": rng.normal(size=ROWS).astype(np.float32),
         "costs": rng.integers(0, 2, ROWS).astype(np.float32),
@@ -96,7 +97,7 @@ def test_a_right_file_loads(arrays: Arrays, write: Callable[[Arrays], Path]) -> 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_missing_key(arrays: Arrays, write: Callable[[Arrays], Path], key: str) -> None:
     del arrays[key]
-    assert refusal(write(arrays)) == f"the key '{key}' is missing"
+    assert refusal(write(arrays)).split("; ")[0] == f"the key '{key}' is missing"
 
 
 def test_a_group_is_no_array(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
@@ -169,12 +170,23 @@ def test_all_wrong_values_are_told_at_once(arrays: Arrays, write: Callable[[Arra
 
 def test_files_that_are_none(tmp_path: Path, arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
     text = tmp_path / "text.hdf5"
-    text.write_text("<html>404 Not Found</html>")
+    text.write_text("404 Not Found")
     assert refusal(text) == "it is no HDF5 file"
     assert refusal(tmp_path) == "it is a folder"
     assert refusal(tmp_path / "none.hdf5") == "there is no such file"
-    (tmp_path / "empty.hdf5").touch()
-    assert refusal(tmp_path / "empty.hdf5") == "it is no HDF5 file"
+
+
+def test_shapes_are_judged_before_content_is_read(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    """Of the wrong shape and damaged: the shape is told."""
+    del arrays["costs"]
+    path = write(arrays)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("costs", data=np.zeros(3 * ROWS), compression="gzip", chunks=(3 * ROWS,))
+        place, size = file["costs"].id.get_chunk_info(0)[2:]
+    content = bytearray(path.read_bytes())
+    content[place : place + size] = bytes(size)
+    path.write_bytes(content)
+    assert refusal(path) == "costs has shape (36,), BallRun wants (12,)"
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
@@ -242,6 +254,19 @@ def test_a_file_that_may_not_be_read(arrays: Arrays, write: Callable[[Arrays], P
         (set_at("actions", (slice(2), 1), 1.25), "2 of 12 actions leave [-1, 1] (up to 1.25)"),
         (set_at("terminals", 7, 1), "1 rows carry both terminal flags; they count as one end"),
         (set_at("timeouts", 11, 0), "the last trajectory has no end; it counts as a trajectory of its own"),
+        (set_at("next_observations", slice(None), 0), "next_observations are all zero"),
+        (
+            lambda arrays: arrays.update(next_observations=arrays["observations"]),
+            "next_observations are copies of observations",
+        ),
+        (
+            set_at("next_observations", ([0, 1, 3], 2), 7.5),  # row 3 ends a trajectory: nothing follows that is known
+            "in 2 of 9 steps inside trajectories next_observations is not the next row's observation",
+        ),
+        (
+            replace("next_observations", lambda v: np.random.default_rng(1).permutation(v)),
+            "in 9 of 9 steps inside trajectories next_observations is not the next row's observation",
+        ),
     ],
 )
 def test_oddities_are_warnings(
@@ -253,6 +278,39 @@ def test_oddities_are_warnings(
     assert len(dataset.trajectories) == 3
     assert set(dataset.column("done")) == {0, 1}
     assert dataset.trajectories.unfinished == ("no end" in warning)
+
+
+def test_next_observations_that_were_rounded_follow(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    arrays["next_observations"] = arrays["next_observations"] * np.float32(1 + 1e-6)
+    assert load_dataset(TASK, path=write(arrays)).warnings == ()
+
+
+def test_no_flag_at_all_is_noted(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
+    for key in ("terminals", "timeouts"):
+        arrays[key][:] = False
+    dataset = load_dataset(TASK, path=write(arrays))
+    assert len(dataset.trajectories) == 1
+    assert "no row carries a terminal or timeout flag; all 12 rows count as one trajectory" in dataset.warnings
+
+
+@pytest.mark.parametrize(("longest", "refused"), [(100, False), (101, True)])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_trajectory_longer_than_the_tasks_episode_is_refused(
+    write: Callable[[Arrays], Path], longest: int, refused: bool, ended: bool
+) -> None:
+    rows = 40 + longest
+    arrays: Arrays = {key: np.zeros(rows) for key in KEYS[3:]}
+    arrays["timeouts"][[39, -1]] = 1, ended
+    for key, size in zip(KEYS, (TASK.observation_size, TASK.observation_size, TASK.action_size), strict=False):
+        arrays[key] = np.zeros((rows, size))
+    path = write(arrays)
+    if not refused:
+        assert load_dataset(TASK, path=path).trajectories.lengths.tolist() == [40, longest]
+        return
+    assert refusal(path) == (
+        "1 of 2 trajectories is longer than an episode of BallRun, 100 steps: the longest, of 101 steps, begins at row "
+        "40. Are timeouts not marked?"
+    )
 
 
 def test_columns_of_width_one_and_other_number_types_are_accepted(

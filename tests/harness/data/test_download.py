@@ -456,7 +456,7 @@ def test_what_is_not_there_fails_at_once(server: Server, folder: Path, status: i
     ("content", "reason"),
     [
         (b"<html>Please log in</html>", "it is no HDF5 file"),
-        (b"", "it is no HDF5 file"),
+        (b"", "it is empty"),
         (dataset(OTHER), f"observations has shape (200, {OTHER.observation_size}), BallRun wants"),
         (dataset(TASK, rows=0), "it holds no transition"),
         (DATA[:-1], "it is truncated or damaged"),
@@ -578,7 +578,7 @@ def test_a_file_that_changed_at_its_source(server: Server, folder: Path, earlier
 
 
 def test_a_manifest_that_cannot_be_read(server: Server, folder: Path, earlier: Path) -> None:
-    manifest_path(earlier).write_text("{")
+    manifest_path(earlier).write_text('{\n "file": "')
     assert_refused(
         fetch(server, folder), folder, "already there, but its manifest", "cannot be read", left=tuple(WHOLE)
     )
@@ -596,6 +596,36 @@ def test_a_good_file_outlives_a_failed_download(server: Server, folder: Path, ea
 
 
 # Several files, several processes, and this machine
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Linked-Size": "9" * 4400},
+        {"X-Linked-Size": str(10**17)},
+        {"Retry-After": "9" * 4400, "X-Linked-Size": "1"},
+    ],
+)
+def test_odd_numbers_in_headers_end_one_file_alone(server: Server, folder: Path, headers: dict[str, str]) -> None:
+    server.serve(Answer(length=-1, headers=headers))
+    server.serve(Answer(content=dataset(OTHER)), task=OTHER)
+    outcomes = download([TASK, OTHER], folder, server.url, first_wait=0.001)
+    assert [outcome.good for outcome in outcomes] == [False, True]
+    assert len(outcomes[0].text) < 2000
+
+
+def test_a_body_without_an_end(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST", 1000)
+    server.serve(Answer(length=-1))
+    assert_refused(fetch(server, folder), folder, "sends more than 1000 bytes")
+
+
+def test_more_than_the_disk_has_room_for(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RESERVE", 2**62)
+    server.serve(Answer())
+    outcome = fetch(server, folder)
+    assert not outcome.good
+    assert f"has {SIZE} bytes, and {folder} has room for 0" in outcome.text
 
 
 def test_one_fails_and_the_others_go_on(server: Server, folder: Path) -> None:

@@ -64,11 +64,12 @@ def test_the_manifests_of_demo_data_hold() -> None:
         (lambda path: path.write_bytes(b"dat"), "it has 3 bytes, its manifest file.hdf5.json says 4"),
         (lambda path: path.write_bytes(b"date"), "its SHA-256 is "),
         (lambda path: path.unlink(), "it cannot be read (No such file or directory)"),
-        (lambda path: manifest_path(path).write_text("{"), "cannot be read (Expecting property name"),
-        (lambda path: manifest_path(path).write_bytes(b"\xff"), "cannot be read ('utf-8' codec"),
-        (lambda path: manifest_path(path).write_text("[]"), "file.hdf5.json holds no SHA-256"),
-        (lambda path: manifest_path(path).write_text("{}"), "file.hdf5.json holds no SHA-256"),
+        (lambda path: cut(manifest_path(path), 40), "cannot be read (Unterminated string"),
         (lambda path: manifest_path(path).write_text('{"sha256": 5}'), "file.hdf5.json holds no SHA-256"),
+        (
+            lambda path: manifest_path(path).write_text('{"file": "file.hdf5", "task": "x", "sha255": "00"}'),
+            "file.hdf5.json holds no SHA-256",
+        ),
     ],
 )
 def test_what_can_be_wrong(path: Path, change: Callable[[Path], object], problem: str) -> None:
@@ -77,6 +78,22 @@ def test_what_can_be_wrong(path: Path, change: Callable[[Path], object], problem
     assert problem in str(verify(path))
 
 
-def test_a_manifest_that_is_a_folder(path: Path) -> None:
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"{", b"\xff", b"", b'{"author": "me"}\n{}', b"[" * 10**5])
+def test_a_side_file_that_is_no_manifest_is_left_alone(path: Path, content: bytes) -> None:
+    manifest_path(path).write_bytes(content)
+    assert read(path) is None
+    assert verify(path) is None
+    with pytest.raises(FileExistsError, match=r"file.hdf5.json is there, and is no manifest"):
+        record(path, TASK, URL)
+    assert manifest_path(path).read_bytes() == content
+
+
+def test_a_folder_in_a_manifests_place(path: Path) -> None:
     manifest_path(path).mkdir()
-    assert "cannot be read ([Errno 21] Is a directory" in str(verify(path))
+    assert verify(path) is None
+    with pytest.raises(FileExistsError):
+        record(path, TASK, URL)

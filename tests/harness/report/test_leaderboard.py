@@ -15,7 +15,7 @@ import torch
 
 from harness.plan import Plan, make_plan
 from harness.report.leaderboard import FORMATS, LEGEND, Leaderboard, make_leaderboard, to_csv, to_json, to_markdown
-from harness.store import Store
+from harness.store import State, Status, Store
 from harness.suite import SuiteFile
 from harness.tasks import find_task
 
@@ -41,6 +41,7 @@ SCORES = {
 }
 
 
+NOT_RANKED = "Not ranked, because runs are missing (see 'lspc-bench status'): {}."
 Make = Callable[..., Leaderboard]
 
 
@@ -53,8 +54,12 @@ def make(tmp_path: Path) -> Make:
         source: str = "dsrl",
         scores: dict[str, tuple[float, tuple[float, ...]]] = SCORES,
         sha256: Callable[[str, str], str] = lambda row, task: "0",
+        states: tuple[State, ...] = ("missing", "missing"),
     ) -> Leaderboard:
-        """The board of the suite above, with results where ``finished(first row of the cell, task, seed)``."""
+        """The board of the suite above, with results where ``finished(first row of the cell, task, seed)``.
+
+        Elsewhere a cell has the state of its seed.
+        """
         path = tmp_path / "suite.yaml"
         path.write_text(SUITE.format(tasks=tasks, seeds=seeds, source=source))
         plan, store = make_plan(SuiteFile(path)), Store(tmp_path)
@@ -66,6 +71,8 @@ def make(tmp_path: Path) -> Make:
                 store.write_results(
                     cell, record, episodes(planned.rows, task, scores), curve, {"p": {"w": torch.zeros(1)}}, {}
                 )
+            elif states[cell.seed] != "missing":
+                store.set_status(cell, Status(states[cell.seed], "a reason"))
         return make_leaderboard(store, plan)
 
     return make
@@ -87,10 +94,10 @@ def test_safe_first_by_reward_then_unsafe_by_cost_then_names(make: Make) -> None
     board = make()
     # bc-safe and lspc-s tie in reward: names settle it. lspc-o is safe with a mean of exactly 1.
     expected = [(1, "lspc-o"), (2, "bc-safe"), (3, "lspc-s"), (4, "bc-frontier"), (5, "bc-all")]
-    assert [(rank, row) for rank, row, _ in board.overall] == expected
+    assert [(row.rank, row.policy) for row in board.overall] == expected
     for task in ("OfflineBallRun-v0", "OfflineCarRun-v0"):
-        assert [(rank, row) for rank, row, _ in board.tasks[task]] == expected
-    assert {row: score.safe for _, row, score in board.overall} == {
+        assert [(row.rank, row.policy) for row in board.tasks[task]] == expected
+    assert {row.policy: row.score is not None and row.score.safe for row in board.overall} == {
         row: row in ("lspc-o", "bc-safe", "lspc-s") for row in SCORES
     }
     assert board.notes == []
@@ -98,45 +105,73 @@ def test_safe_first_by_reward_then_unsafe_by_cost_then_names(make: Make) -> None
 
 def test_a_policy_without_a_whole_task_has_no_rank_and_stands_last(make: Make) -> None:
     board = make(lambda row, task, seed: (row, task) != ("lspc-s", "CarRun"))
-    assert [(rank, row) for rank, row, _ in board.overall] == [
+    assert [(row.rank, row.policy) for row in board.overall] == [
         *((1, "bc-safe"), (2, "bc-frontier"), (3, "bc-all")),
         *((None, "lspc-o"), (None, "lspc-s")),
     ]
-    assert [rank for rank, _, _ in board.tasks["OfflineBallRun-v0"]] == [1, 2, 3, 4, 5]
-    assert [row for _, row, _ in board.tasks["OfflineCarRun-v0"]] == ["bc-safe", "bc-frontier", "bc-all"]
-    assert board.notes == ["Runs are missing, see 'lspc-bench status': lspc-s, lspc-o."]
+    assert [row.rank for row in board.tasks["OfflineBallRun-v0"]] == [1, 2, 3, 4, 5]
+    assert [(row.policy, row.score is None) for row in board.tasks["OfflineCarRun-v0"]] == [
+        *(("bc-safe", False), ("bc-frontier", False), ("bc-all", False)),
+        *(("lspc-o", True), ("lspc-s", True)),
+    ]
+    assert board.notes == [NOT_RANKED.format("lspc-o, lspc-s")]
 
 
 def test_rows_say_what_the_datas_grid_changes(make: Make) -> None:
     scores = {f"{row} [share={share}]": score for row, score in SCORES.items() for share in (1.0, 0.5)}
     board = make(source="demo, grid: {share: [1.0, 0.5]}", scores=scores)
     assert set(board.data.values()) == {"demo data, not DSRL, filtered as the rows say"}
-    assert {row for _, row, _ in board.overall} == set(scores)
+    assert {row.policy for row in board.overall} == set(scores)
     assert board.notes == []
 
 
-def test_a_policy_without_some_seeds_keeps_its_rank_with_a_note(make: Make) -> None:
+def test_a_policy_without_some_seeds_is_not_ranked_before_complete_ones(make: Make) -> None:
     board = make(lambda row, task, seed: (row, task, seed) != ("bc-safe", "CarRun", 1))
-    (rank, _, score), *_ = (entry for entry in board.overall if entry[1] == "bc-safe")
-    assert (rank, score.covered, score.planned, score.seeds) == (2, 3, 4, 1)
-    assert score.interval is None
-    assert board.notes == ["Runs are missing, see 'lspc-bench status': bc-safe."]
+    found = board.overall[-1]
+    assert (found.policy, found.rank) == ("bc-safe", None)
+    assert found.score is not None
+    assert (found.score.covered, found.score.planned, found.score.seeds) == (3, 4, 1)
+    assert found.score.interval is None
+    assert [row.rank for row in board.overall[:-1]] == [1, 2, 3, 4]
+    assert board.notes == [NOT_RANKED.format("bc-safe")]
     assert "3 of 4" in next(line for line in to_markdown([board]).splitlines() if "bc-safe" in line)
 
 
-def test_policies_without_any_result_are_named(make: Make) -> None:
-    board = make(lambda row, task, seed: row == "bc-all")
-    assert [row for _, row, _ in board.overall] == ["bc-all"]
-    assert board.notes == ["No results yet: bc-safe, bc-frontier, lspc-s, lspc-o."]
+@pytest.mark.parametrize(
+    ("states", "runs"),
+    [
+        (("missing", "missing"), "0 of 2"),
+        (("diverged", "diverged"), "0 of 2 (2 diverged)"),
+        (("diverged", "failed"), "0 of 2 (1 failed, 1 diverged)"),
+        (("running", "diverged"), "0 of 2 (1 diverged)"),
+    ],
+)
+def test_a_policy_without_any_result_stands_in_every_format(make: Make, states: tuple[State, State], runs: str) -> None:
+    board = make(lambda row, task, seed: row == "bc-all", tasks="BallRun", states=states)
+    none = ["bc-frontier", "bc-safe", "lspc-o", "lspc-s"]
+    assert [row.policy for row in board.overall] == ["bc-all", *none]
+    assert [row.runs for row in board.overall[1:]] == [runs] * 4
+    assert board.notes == [NOT_RANKED.format(", ".join(none))]
+    (line,) = (line for line in to_markdown([board]).partition("## BallRun")[0].splitlines() if "| lspc-s " in line)
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        *("-", "lspc-s", "-", "-", "-", "-", "-", "-", "-", "0", "-", runs)
+    ]
+    rows = [row for row in csv.DictReader(io.StringIO(to_csv([board]))) if row["policy"] == "lspc-s"]
+    assert [(row["task"], row["rank"], row["normalized_cost"], row["safe"]) for row in rows] == [
+        *(("", "", "", ""), ("OfflineBallRun-v0", "", "", ""))
+    ]
+    for state in ("missing", "running", "failed", "diverged"):
+        assert {row[f"{state}_runs"] for row in rows} == {str(states.count(state))}
+    assert (rows[0]["runs"], rows[0]["planned_runs"], rows[0]["seeds"]) == ("0", "2", "0")
 
 
 def test_no_results_at_all_still_make_a_page(make: Make) -> None:
     board = make(lambda row, task, seed: False)
-    assert board.overall == []
-    assert board.tasks == {"OfflineBallRun-v0": [], "OfflineCarRun-v0": []}
-    assert "No results yet: bc-all, bc-safe, bc-frontier, lspc-s, lspc-o." in to_markdown([board])
-    assert to_csv([board]) == ""
-    assert json.loads(to_json([board]))[0]["rows"] == []
+    assert [row.score for row in board.overall] == [None] * 5
+    assert to_markdown([board]).count("| lspc-s ") == 3
+    assert len(to_csv([board]).splitlines()) == 1 + 3 * 5
+    rows = json.loads(to_json([board]))[0]["rows"]
+    assert {(row["rank"], row["safe"], row["runs"]) for row in rows} == {(None, None, 0)}
 
 
 def test_different_datasets_are_noted(make: Make) -> None:
@@ -185,7 +220,7 @@ def test_formats_agree(make: Make) -> None:
         return "-" if value is None else f"{value:.3f}"
 
     from_page = read_tables(to_markdown(boards))
-    assert len(from_page) == len(from_json) == 4 * 3 + 2
+    assert len(from_page) == len(from_json) == 5 * 3 + 5 * 2
     for shown, row in zip(from_page, from_json, strict=True):
         assert shown["heading"].startswith(f"## {find_task(row['task']).name if row['task'] else 'Overall'}")
         expected = {
@@ -193,7 +228,7 @@ def test_formats_agree(make: Make) -> None:
             "policy": row["policy"],
             "reward": text(row["normalized_reward"]),
             "cost": text(row["normalized_cost"]),
-            "safe": "yes" if row["safe"] else "no",
+            "safe": {None: "-", True: "yes", False: "no"}[row["safe"]],
             "P(safe)": text(row["satisfaction"]),
             "runs": f"{row['runs']} of {row['planned_runs']}",
         }
@@ -215,21 +250,27 @@ Data: demo data, not DSRL. Nothing was trained.
 
 ## Overall, 1 task
 
-|   # | policy | reward |  cost | safe | P(safe) |  tail |   IQM | 95% interval |   n | safe tasks |   runs |
-| --: | ------ | -----: | ----: | ---- | ------: | ----: | ----: | -----------: | --: | ---------: | -----: |
-|   1 | lspc-o |  0.500 | 1.000 | yes  |   0.500 | 2.000 | 0.500 |            - |   1 |     1 of 1 | 1 of 1 |
-|   2 | lspc-s |  0.250 | 0.500 | yes  |   1.000 | 0.500 | 0.250 |            - |   1 |     1 of 1 | 1 of 1 |
+|   # | policy      | reward |  cost | safe | P(safe) |  tail |   IQM | 95% interval |   n | safe tasks |   runs |
+| --: | ----------- | -----: | ----: | ---- | ------: | ----: | ----: | -----------: | --: | ---------: | -----: |
+|   1 | lspc-o      |  0.500 | 1.000 | yes  |   0.500 | 2.000 | 0.500 |            - |   1 |     1 of 1 | 1 of 1 |
+|   2 | lspc-s      |  0.250 | 0.500 | yes  |   1.000 | 0.500 | 0.250 |            - |   1 |     1 of 1 | 1 of 1 |
+|   - | bc-all      |      - |     - | -    |       - |     - |     - |            - |   0 |          - | 0 of 1 |
+|   - | bc-frontier |      - |     - | -    |       - |     - |     - |            - |   0 |          - | 0 of 1 |
+|   - | bc-safe     |      - |     - | -    |       - |     - |     - |            - |   0 |          - | 0 of 1 |
 
 {LEGEND}
 
-No results yet: bc-all, bc-safe, bc-frontier.
+Not ranked, because runs are missing (see 'lspc-bench status'): bc-all, bc-frontier, bc-safe.
 
 ## BallRun (demo data, not DSRL)
 
-|   # | policy | reward |  cost | safe | P(safe) |   runs |
-| --: | ------ | -----: | ----: | ---- | ------: | -----: |
-|   1 | lspc-o |  0.500 | 1.000 | yes  |   0.500 | 1 of 1 |
-|   2 | lspc-s |  0.250 | 0.500 | yes  |   1.000 | 1 of 1 |
+|   # | policy      | reward |  cost | safe | P(safe) |   runs |
+| --: | ----------- | -----: | ----: | ---- | ------: | -----: |
+|   1 | lspc-o      |  0.500 | 1.000 | yes  |   0.500 | 1 of 1 |
+|   2 | lspc-s      |  0.250 | 0.500 | yes  |   1.000 | 1 of 1 |
+|   - | bc-all      |      - |     - | -    |       - | 0 of 1 |
+|   - | bc-frontier |      - |     - | -    |       - | 0 of 1 |
+|   - | bc-safe     |      - |     - | -    |       - | 0 of 1 |
 """
     )
 

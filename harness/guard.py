@@ -1,0 +1,183 @@
+"""Around everything that a stranger wrote: plugins and environments may raise anything, and may never come back.
+
+Whatever comes out of :class:`guard` is one exception of plain text, which names who it was. Only what the user does at
+the keyboard, a limit of time, a disk that is full or broken and :class:`harness.errors.UserError` pass as they are.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import NoReturn
+
+from harness.errors import UserError
+from harness.files import is_disk_fault
+
+MOST_LINE, MOST_TRACE = 500, 20_000
+"""Characters of a reason, and of a traceback, that are kept."""
+
+
+class UserCodeError(Exception):
+    """What a plugin or an environment did wrong. It holds text alone, so it can be sent to another process.
+
+    Args:
+        who: ``the algorithm 'x'``; empty where ``reason`` says it.
+        doing: what it was asked for, such as ``policies``.
+        reason: one line.
+        trace: the traceback, where there is one.
+        out_of_memory: whether memory ran out.
+    """
+
+    def __init__(self, who: str, doing: str, reason: str, trace: str = "", out_of_memory: bool = False) -> None:
+        super().__init__(who, doing, reason, trace, out_of_memory)
+        self.who, self.doing, self.reason = who, doing, reason
+        self.trace, self.out_of_memory = trace, out_of_memory
+
+    def __str__(self) -> str:
+        place = " in ".join(part for part in (self.who, self.doing) if part)
+        return f"{place}: {self.reason}" if place else self.reason
+
+    @property
+    def report(self) -> str:
+        """The traceback, and behind it the line that says who and why."""
+        return f"{self.trace}\n{self}".strip()
+
+
+class Interrupt(KeyboardInterrupt):
+    """The user interrupts. Code that raises KeyboardInterrupt by itself is not the user."""
+
+
+class TookTooLong(Exception):  # noqa: N818 - it says what happened
+    """Something did not end in the time that the suite gives it."""
+
+
+class _TimeUp(BaseException):
+    """Raised inside code whose time is up; no Exception, which it might catch."""
+
+
+PASS = (UserCodeError, Interrupt, TookTooLong, _TimeUp)
+
+
+class guard:  # noqa: N801 - reads as what it does
+    """Turn whatever the code inside raises into :class:`UserCodeError`; may be entered again and again.
+
+    Args:
+        who: whose code it is, as :class:`UserCodeError` has it.
+        doing: what it is asked for.
+    """
+
+    __slots__ = ("doing", "who")
+
+    def __init__(self, who: str, doing: str) -> None:
+        self.who, self.doing = who, doing
+
+    def __enter__(self) -> None:
+        """Nothing: this stands around every step of an episode."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or issubclass(type(error), PASS) or type(error) is UserError:  # not one derived from it
+            return
+        if is_disk_fault(error):
+            return
+        raise told(error, self.who, self.doing) from None
+
+
+def told(error: BaseException, who: str = "", doing: str = "") -> UserCodeError:
+    """An exception as plain text, whatever happens when it is asked for its text."""
+    if type(error) is UserCodeError:
+        return error
+    try:
+        trace = _plain("".join(traceback.format_exception(error)))
+    except BaseException:  # the exception's own code fails; what can be said of it is said below
+        trace = ""
+    if len(trace) > MOST_TRACE:
+        trace = f"{trace[: MOST_TRACE // 2]}\n[...]\n{trace[-MOST_TRACE // 2 :]}"
+    return UserCodeError(who, doing, line(error), trace.strip(), is_out_of_memory(error))
+
+
+def line(error: BaseException) -> str:
+    """What an exception says, in one line: ``ValueError: no such thing``."""
+    try:
+        text = " ".join(_plain(str(error)).split())
+    except BaseException:  # as above
+        text = "(its text cannot be had)"
+    name = type(error).__name__
+    text = f"{name}: {text}" if text else name
+    return text if len(text) <= MOST_LINE else f"{text[:MOST_LINE]} [...]"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the host."""
+    kind = type(error)  # not isinstance, which asks the exception itself
+    if issubclass(kind, UserCodeError):
+        return bool(getattr(error, "out_of_memory", False))
+    torch = sys.modules.get("torch")
+    exhausted = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    return issubclass(kind, exhausted) or "DefaultCPUAllocator" in line(error)
+
+
+def _plain(text: str) -> str:
+    """Text that UTF-8 can hold, as a string of no other class."""
+    return str.encode(text, "utf-8", "backslashreplace").decode()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let an interrupt at the keyboard raise :class:`Interrupt`, which guards let pass."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupt
+
+
+@contextmanager
+def within(seconds: float, what: str) -> Iterator[None]:
+    """End the code inside when its time is up; blocks do not nest.
+
+    It needs the main thread, and reaches Python code alone: a call into C goes on until it returns.
+
+    Args:
+        seconds: that it may take.
+        what: for the message, ``the time limit of a job``.
+
+    Raises:
+        TookTooLong: it did not end in time.
+    """
+    if seconds <= 0:
+        raise TookTooLong(f"took longer than {what}")
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended = False
+
+    def time_up(number: int, frame: FrameType | None) -> None:
+        if not ended:
+            raise _TimeUp
+
+    begun = time.monotonic()
+    previous = signal.signal(signal.SIGALRM, time_up)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, 1e8), 1.0)  # again, where the first is caught inside
+    try:
+        yield
+    except _TimeUp:
+        raise TookTooLong(f"took longer than {what}: ended after {time.monotonic() - begun:.0f} s") from None
+    finally:
+        ended = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
