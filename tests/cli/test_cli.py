@@ -175,7 +175,7 @@ def test_a_dry_run_says_what_a_run_would_be_refused_for(
 def test_results_that_cannot_be_written_are_refused_in_a_dry_run_too(tmp_path: Path, dry: tuple[str, ...]) -> None:
     (tmp_path / "file").touch()
     done = call("run", "smoke", "--results", tmp_path / "file" / "under", *dry)
-    assert (done.exit_code, "file/under': Not a directory" in done.stderr) == (2, True)
+    assert (done.exit_code, f"Not a directory: {tmp_path / 'file' / 'under'}" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
