@@ -249,7 +249,9 @@ def test_a_folder_without_results_is_refused(store: Store, tmp_path: Path) -> No
         Store.existing(tmp_path / "absent")
     with pytest.raises(UserError, match="holds no results of a suite"):
         Store.existing(store.root)
-    Store(store.root / "below").write_plan(plan("b", cell()))
+    below = Store(store.root / "below")
+    with below.locked():
+        below.write_plan(plan("b", cell()))
     with pytest.raises(
         UserError, match=rf"holds no results of a suite; .* below it: {re.escape(str(store.root))}/below$"
     ):
