@@ -67,7 +67,8 @@ def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float
         cost_limit: what a policy that conditions on the limit acts on.
 
     Raises:
-        RuntimeError: the policy's actions have a wrong shape or are not finite, or the simulator's rewards or costs.
+        RuntimeError: the policy's actions have a wrong shape or are not finite.
+        SimulatorError: what the environment gave is not finite, or its cost is negative.
     """
     together = 1 if simulators.lives_alone(task) else len(seeds)
     environments = _environments(task, together)
@@ -97,6 +98,8 @@ def lockstep(
             and costs (n,) so far.
     """
     observations = np.stack([environment.reset(seed) for environment, seed in zip(environments, seeds, strict=True)])
+    for observation in observations:
+        simulators.require_sound(task.name, 0, observation)
     count = len(seeds)
     returns, costs, lengths = np.zeros(count), np.zeros(count), np.zeros(count, dtype=int)
     live = np.ones(count, dtype=bool)
@@ -116,8 +119,7 @@ def lockstep(
             step_rewards, step_costs = np.zeros(count), np.zeros(count)
             for index in np.flatnonzero(live):
                 observation, reward, cost, terminated, truncated = environments[index].step(actions[index])
-                if not (np.isfinite(reward) and np.isfinite(cost)):
-                    raise RuntimeError(f"{task.name} gave reward {reward} and cost {cost} at step {lengths[index] + 1}")
+                simulators.require_sound(task.name, int(lengths[index]) + 1, observation, reward, cost)
                 observations[index] = observation
                 step_rewards[index], step_costs[index] = reward, cost
                 lengths[index] += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from harness.data.dataset import FoundSource
@@ -21,6 +21,8 @@ from harness.errors import UserError, nearest
 Place = tuple[str, ...]
 # More than anyone runs; a larger number is a seed that was meant to stand in a list.
 MOST_SEEDS = 1000
+# What gymnasium.make takes for itself.
+MAKES_OWN = {"id", "max_episode_steps", "autoreset", "apply_api_compatibility", "disable_env_checker", "render_mode"}
 
 
 class _Model(BaseModel):
@@ -102,9 +104,17 @@ class OwnTask(_Model):
     """An environment that is not DSRL's. ``data.files`` names its dataset, which says its sizes."""
 
     environment: str = Field(min_length=1, description="what gymnasium makes it by: ID, or MODULE:ID to import first")
+    arguments: dict[str, JsonValue] = Field({}, description="what gymnasium.make passes on to it, such as {level: 3}")
     episode_length: int = Field(ge=1, description="steps after which an episode is truncated")
     cost_limits: Limits = Field(description="the limits that a suite without its own evaluates at")
     reference_returns: tuple[float, float] = Field(description="the returns that are normalised to 0 and 1")
+
+    @field_validator("arguments")
+    @classmethod
+    def _not_makes_own(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(MAKES_OWN.intersection(value)):
+            raise ValueError(f"{taken[0]} is set here; the limit is episode_length")
+        return value
 
     @field_validator("reference_returns")
     @classmethod

@@ -32,9 +32,6 @@ per_bullet_task = pytest.mark.parametrize("task", BULLET, ids=lambda task: task.
 def dsrl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """DSRL itself, which registers its environments when it is imported, and makes a folder for datasets."""
     pytest.importorskip("safety_gymnasium")
-    from harness.simulators.safety_gymnasium import make_importable
-
-    make_importable()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSRL_SUPPRESS_IMPORT_ERROR", "1")
         patch.setenv("DSRL_DATASET_DIR", str(tmp_path_factory.mktemp("dsrl")))
