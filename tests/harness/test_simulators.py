@@ -408,7 +408,7 @@ def test_an_own_environment_depends_on_its_seed_alone(plugins: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ("Free", "does not run, RuntimeError: a step's info has no 'cost'"),
+        ("Free", "an info without 'cost', the cost of the step, at step 1"),
         ("Six", "SafetyGymnasium2Gymnasium turns its six values"),
     ],
 )
