@@ -641,9 +641,8 @@ def test_arguments_are_part_of_an_own_task_where_there_are_any(own: Callable[...
 
     assert hashes("    arguments: {}\n") == hashes("")
     assert hashes("    arguments: {reach: 1.0}\n").isdisjoint(hashes(""))
-    found = refusal(
-        lambda: make_plan(own(OWN.replace("    episode_length", "    arguments: {no: 1}\n    episode_length")))
-    )
+    wrong = OWN.replace("    episode_length", "    arguments: {level: 1}\n    episode_length")
+    found = refusal(lambda: make_plan(own(wrong)))
     assert "suite.yaml:5: Reach (" in found
     assert "stands in own_tasks.Reach.arguments" in found
     text = OWN.replace("    episode_length", "    arguments: {max_episode_steps: 1}\n    episode_length")
