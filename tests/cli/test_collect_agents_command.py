@@ -150,7 +150,7 @@ def test_what_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("Reach-v0", "Nothing-v0", "cannot make 'lspc_bench_test_plugins:Nothing-v0'"),
+        ("Reach-v0", "Nothing-v0", "Reach ('lspc_bench_test_plugins:Nothing-v0') cannot be made"),
         ("Reach-v0", "Six-v0", "SafetyGymnasium2Gymnasium turns its six values"),
         ("Reach-v0", "Wide-v0", "has actions outside [-1, 1]"),
         ("{files: {Reach: made/reach.hdf5}}", "{}", "which file holds the dataset of Reach?"),
