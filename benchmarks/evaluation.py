@@ -62,9 +62,7 @@ def reference(task: Task, episodes: int) -> None:
     import gymnasium
 
     from harness.simulators.metadrive import _environment_class, _standing_in
-    from harness.simulators.safety_gymnasium import make_importable
 
-    make_importable()
     os.environ["DSRL_SUPPRESS_IMPORT_ERROR"] = "1"
     modules: dict[str, Any] = {}
     if task.family == "metadrive":

@@ -21,7 +21,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -362,13 +362,16 @@ def _pack(plan: Plan, held: Mapping[str, Results], done: list[Cell]) -> dict[Nam
 
 
 def _portable(plan: Plan) -> Plan:
-    """The plan without the folders of own files, which say something of one machine only."""
+    """The plan without the folders of own files and tasks, which say something of one machine only."""
     cells = []
     for planned in plan.cells:
-        data = planned.cell.data
+        data, own_task = planned.cell.data, planned.cell.own_task
         if data.file is not None:
             data = data.model_copy(update={"file": Path(data.file).name})
-        cells.append(planned.model_copy(update={"cell": planned.cell.model_copy(update={"data": data})}))
+        if own_task is not None:
+            own_task = replace(own_task, folder="")
+        cell = planned.cell.model_copy(update={"data": data, "own_task": own_task})
+        cells.append(planned.model_copy(update={"cell": cell}))
     return Plan(suite=plan.suite, description=plan.description, cells=cells)
 
 

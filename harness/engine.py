@@ -242,19 +242,23 @@ def compiled(engine: Engine, note: Note) -> Update:
 def make_capturable(algorithm: Algorithm[Any]) -> None:
     """Let the optimisers among an algorithm's parts count their steps on the device."""
     warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")  # warm-ups
+    for optimizer in optimizers(algorithm):
+        for group in optimizer.param_groups:
+            if "capturable" in group:
+                group["capturable"] = True
+            for parameter in group["params"]:
+                state = optimizer.state.get(parameter, {})
+                if isinstance(state.get("step"), Tensor):
+                    state["step"] = state["step"].to(parameter.device)
+
+
+def optimizers(algorithm: Algorithm[Any]) -> list[torch.optim.Optimizer]:
+    """Those among an algorithm's parts; where it keeps its state in another way, they are its own affair."""
     try:
         parts = algorithm.parts()
-    except NotImplementedError:  # it keeps its state in another way, and its optimisers are its own affair
-        return
-    for part in parts.values():
-        if isinstance(part, torch.optim.Optimizer):
-            for group in part.param_groups:
-                if "capturable" in group:
-                    group["capturable"] = True
-                for parameter in group["params"]:
-                    state = part.state.get(parameter, {})
-                    if isinstance(state.get("step"), Tensor):
-                        state["step"] = state["step"].to(parameter.device)
+    except NotImplementedError:
+        return []
+    return [part for part in parts.values() if isinstance(part, torch.optim.Optimizer)]
 
 
 def make_engine(name: str, algorithm: Algorithm[Any], draws: Draws, note: Note = silent) -> Engine:

@@ -71,7 +71,8 @@ def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float
 
     Raises:
         UserCodeError: whatever policy or environment raise.
-        RuntimeError: the policy's actions are not finite, or the simulator's rewards or costs.
+        RuntimeError: the policy's actions are not finite.
+        SimulatorError: what the environment gave is not finite, or its cost is negative.
     """
     together = 1 if simulators.lives_alone(task) else len(seeds)
     environments = _environments(task, together)
@@ -106,6 +107,8 @@ def lockstep(
     with resetting:
         pairs = zip(environments, seeds, strict=True)
         observations = np.stack([environment.reset(seed) for environment, seed in pairs])
+    for observation in observations:
+        simulators.require_sound(task.name, 0, observation)
     returns, costs, lengths = np.zeros(count), np.zeros(count), np.zeros(count, dtype=int)
     live = np.ones(count, dtype=bool)
     watch(0, returns, costs)
@@ -125,8 +128,7 @@ def lockstep(
             for index in np.flatnonzero(live):
                 with stepping:
                     observation, reward, cost, terminated, truncated = environments[index].step(actions[index])
-                if not (np.isfinite(reward) and np.isfinite(cost)):
-                    raise RuntimeError(f"{task.name} gave reward {reward} and cost {cost} at step {lengths[index] + 1}")
+                simulators.require_sound(task.name, int(lengths[index]) + 1, observation, reward, cost)
                 observations[index] = observation
                 step_rewards[index], step_costs[index] = reward, cost
                 lengths[index] += 1

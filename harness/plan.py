@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from harness.errors import UserError, nearest
 from harness.files import file_sha256
 from harness.guard import TookTooLong, UserCodeError, guard, within
 from harness.simulators import require_simulator
-from harness.suite import Data, Evaluation, OwnTask, SuiteFile
+from harness.suite import Data, Evaluation, SuiteFile
 from harness.tasks import FAMILIES, Task, all_names, all_tasks, find_task, matches, select_tasks
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ FILES = ("data", "files")
 """Where a suite names own files."""
 JUDGED_BY = {f"{end}_episode_{what}" for end in ("min", "max") for what in ("reward", "cost")} | {"cost_limits"}
 """What of an own task only matters when results are read."""
+LATER = ("arguments", "code")
+"""What own tasks did not have at first: no part of a cell's hash where it is empty."""
 
 MOST_POINTS, MOST_CELLS = 10_000, 50_000
 """Of a grid; of a suite: an hour of planning at most, and more than anyone runs."""
@@ -126,7 +128,8 @@ class Cell(BaseModel):
         return self._digest("seed", "cost_limit", "evaluation_limits")
 
     def _digest(self, *excluded: str) -> str:
-        without: Any = {"data": True, "evaluation": True, "own_task": JUDGED_BY, **dict.fromkeys(excluded, True)}
+        ignored = JUDGED_BY | {"folder"} | {name for name in LATER if not getattr(self.own_task, name, None)}
+        without: Any = {"data": True, "evaluation": True, "own_task": ignored, **dict.fromkeys(excluded, True)}
         content = self.model_dump(mode="json", exclude=without)
         content["data"] = self.data.model_dump(mode="json", exclude={"file"}, exclude_defaults=True)
         content["evaluation"] = self.evaluation.model_dump(mode="json", exclude_defaults=True)
@@ -255,25 +258,26 @@ def make_plan(file: SuiteFile) -> Plan:
         UserError: a task, algorithm or hyperparameter is unknown or wrong.
     """
     suite = file.suite
-    tasks = _tasks(file)
+    own = _own_tasks(file)
+    tasks = _tasks(file, own)
     data = {task.id: _data(file, task) for task in tasks}
     planned: list[_Named] = []
     for task in tasks:
         for label in suite.algorithms:
             try:
-                planned += _cells(file, label, task, data[task.id], MOST_CELLS - len(planned))
+                planned += _cells(file, label, task, own, data[task.id], MOST_CELLS - len(planned))
             except UserCodeError as error:
                 raise file.error(str(error), "algorithms", label) from error
     return Plan(suite=suite.name, description=suite.description, cells=_with_rows(file, planned))
 
 
 def _cells(
-    file: SuiteFile, label: str, task: Task, data: Sequence[tuple[CellData, _Point]], most: int
+    file: SuiteFile, label: str, task: Task, own: Sequence[Task], data: Sequence[tuple[CellData, _Point]], most: int
 ) -> Iterator[_Named]:
     """The cells of one label on one task; more than ``most`` are refused."""
     suite, entry = file.suite, file.suite.algorithms[label]
     count = 0
-    for settings, point in _settings(file, label, task):
+    for settings, point in _settings(file, label, task, own):
         algorithm = registry.load(entry.algorithm or label)
         config = _validate(file, label, task, algorithm, settings)
         limits = tuple(suite.cost_limits or task.cost_limits)
@@ -298,13 +302,12 @@ def _cells(
             yield _Named(cell, label, point, data_point, algorithm.policy_names(config))
 
 
-def _tasks(file: SuiteFile) -> list[Task]:
+def _tasks(file: SuiteFile, own: Sequence[Task]) -> list[Task]:
     """The suite's tasks, its own behind DSRL's.
 
     Raises:
         UserError: a pattern names none, or an own task is wrong.
     """
-    own = [_own_task(file, name) for name in file.suite.own_tasks]
     known = all_names((*all_tasks().values(), *own))
     for key in file.suite.data.files:
         if key not in known:
@@ -317,13 +320,27 @@ def _tasks(file: SuiteFile) -> list[Task]:
             chosen |= {task.id for task in select_tasks([pattern], own)}
         except UserError as error:
             raise file.error(str(error), "tasks", index) from error
-    return select_tasks(chosen, own)
+    return [_with_code(file, task) if task.family == "own" else task for task in select_tasks(chosen, own)]
+
+
+def _own_tasks(file: SuiteFile) -> list[Task]:
+    """All that the suite describes, run or not."""
+    return [_own_task(file, name) for name in file.suite.own_tasks]
+
+
+def _with_code(file: SuiteFile, task: Task) -> Task:
+    from harness.simulators import own
+
+    try:
+        return replace(task, code=own.code(task))
+    except UserError as error:
+        raise file.error(str(error), "own_tasks", task.name, "environment") from error
 
 
 def _own_task(file: SuiteFile, name: str) -> Task:
     _require_own_name(file, name)
     try:
-        return _as_task(name, file.suite.own_tasks[name], *sizes(_own_file(file, name)))
+        return _as_task(file, name, *sizes(_own_file(file, name)))
     except UserError as error:
         raise file.error(str(error), *FILES, name) from error
 
@@ -334,7 +351,7 @@ def task_to_collect(file: SuiteFile, name: str) -> tuple[Task, Path]:
     Raises:
         UserError: the suite has no such own task, or its environment cannot be made.
     """
-    from harness.simulators.own import spaces
+    from harness.simulators.own import fill_in
 
     own = file.suite.own_tasks
     if name not in own:
@@ -342,8 +359,8 @@ def task_to_collect(file: SuiteFile, name: str) -> tuple[Task, Path]:
     _require_own_name(file, name)
     try:
         with guard(f"the environment {own[name].environment!r}", "make"):
-            sizes_there = spaces(own[name].environment)
-        return _as_task(name, own[name], *sizes_there), _own_file(file, name)
+            filled = fill_in(_as_task(file, name, 0, 0))
+        return filled, _own_file(file, name)
     except (UserError, UserCodeError) as error:
         raise file.error(str(error), "own_tasks", name, "environment") from error
 
@@ -358,7 +375,7 @@ def tasks_to_check(file: SuiteFile, patterns: Sequence[str]) -> list[tuple[Task,
     """
     for name in file.suite.own_tasks:
         _require_own_name(file, name)
-    own = [_as_task(name, given, 0, 0) for name, given in file.suite.own_tasks.items()]
+    own = [_as_task(file, name, 0, 0) for name in file.suite.own_tasks]
     return [
         (task, next((_own_file(file, key) for key in task.names if key in file.suite.data.files), None))
         for task in select_tasks(patterns, own)
@@ -374,7 +391,8 @@ def _require_own_name(file: SuiteFile, name: str) -> None:
         raise file.error(f"which file holds the dataset of {name}? Say so under data.files", "own_tasks", name)
 
 
-def _as_task(name: str, given: OwnTask, observation_size: int, action_size: int) -> Task:
+def _as_task(file: SuiteFile, name: str, observation_size: int, action_size: int) -> Task:
+    given = file.suite.own_tasks[name]
     return Task(
         id=name,
         name=name,
@@ -389,6 +407,8 @@ def _as_task(name: str, given: OwnTask, observation_size: int, action_size: int)
         max_episode_cost=max(given.cost_limits),
         dataset_file="",
         environment=given.environment,
+        arguments=given.arguments,
+        folder=str(file.path.parent.absolute()),
     )
 
 
@@ -538,7 +558,7 @@ def expected_episodes(job: Job) -> int:
     return sum(len(cell.evaluation_limits) if cell.told_limit else 1 for cell in job.cells) * policies * per_policy
 
 
-def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[str, Any], _Point]]:
+def _settings(file: SuiteFile, label: str, task: Task, own: Sequence[Task]) -> Iterator[tuple[dict[str, Any], _Point]]:
     """What the suite sets for one label and task, for every point of the label's grid."""
     entry = file.suite.algorithms[label]
     name = entry.algorithm or label
@@ -551,21 +571,21 @@ def _settings(file: SuiteFile, label: str, task: Task) -> Iterator[tuple[dict[st
         base["steps"] = file.suite.steps
     base |= entry.hyperparameters
     for pattern, values in entry.tasks.items():
-        _require_pattern(file, label, pattern)
+        _require_pattern(file, label, pattern, own)
         if matches(task, pattern):
             base |= values
     for point in _points(file, entry.grid, "algorithms", label, "grid"):
         yield base | point, _Point.of(point)
 
 
-def _require_pattern(file: SuiteFile, label: str, pattern: str) -> None:
+def _require_pattern(file: SuiteFile, label: str, pattern: str, own: Sequence[Task]) -> None:
     """Refuse a per-task setting whose pattern names no task at all.
 
     Raises:
         UserError: with the line of the pattern.
     """
     try:
-        select_tasks([pattern])
+        select_tasks([pattern], own)
     except UserError as error:
         raise file.error(str(error), "algorithms", label, "tasks", pattern) from error
 

@@ -166,14 +166,16 @@ class Store:
         """A results folder to read; arguments as of the class.
 
         Raises:
-            UserError: there are no results, or they are archived.
+            UserError: there are no results, with the folders below that hold some, or they are archived.
         """
         store = cls(root, checked, note)
         store.require_no_archive()
         if not root.is_dir():
             raise UserError(f"no results folder {str(root)!r}; 'lspc-bench run SUITE --results DIR' makes one")
         if not any((root / "suites").glob("*.json")):
-            raise UserError(f"{str(root)!r} holds no results of a suite")
+            below = sorted({path.parent.parent for path in root.glob("*/suites/*.json")})
+            hint = f"; say which of those below it: {', '.join(map(str, below))}" if below else ""
+            raise UserError(f"{str(root)!r} holds no results of a suite{hint}")
         return store
 
     def require_no_archive(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, field_validator
 
 from harness.bounds import AnyHiddenSizes, BatchSize, Settings, Steps
 from harness.data.dataset import FoundSource
@@ -24,6 +24,8 @@ MOST_SEEDS = 1000
 # Of names, which stand in tables and in names of files; of other texts; of a suite's description.
 MOST_LETTERS, MOST_TEXT, MOST_DESCRIPTION = 100, 1000, 10_000
 MOST_EPISODES = 100_000
+# What gymnasium.make takes for itself.
+MAKES_OWN = {"id", "max_episode_steps", "autoreset", "apply_api_compatibility", "disable_env_checker", "render_mode"}
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -104,9 +106,17 @@ class OwnTask(Settings):
     """An environment that is not DSRL's. ``data.files`` names its dataset, which says its sizes."""
 
     environment: str = Field(min_length=1, description="what gymnasium makes it by: ID, or MODULE:ID to import first")
+    arguments: dict[str, JsonValue] = Field({}, description="what gymnasium.make passes on to it, such as {level: 3}")
     episode_length: int = Field(ge=1, le=10**7, description="steps after which an episode is truncated")
     cost_limits: Limits = Field(description="the limits that a suite without its own evaluates at")
     reference_returns: tuple[float, float] = Field(description="the returns that are normalised to 0 and 1")
+
+    @field_validator("arguments")
+    @classmethod
+    def _not_makes_own(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(MAKES_OWN.intersection(value)):
+            raise ValueError(f"{taken[0]} is set here; the limit is episode_length")
+        return value
 
     @field_validator("reference_returns")
     @classmethod

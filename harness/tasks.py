@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import fnmatch
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
@@ -29,8 +29,9 @@ Values = TypeVar("Values")
 class Task:
     """One environment with its dataset. Returns and costs are undiscounted sums over an episode.
 
-    Actions lie in [-1, 1] in every task. The family ``own`` is for what is not DSRL's: ``environment`` is then what
-    gymnasium makes it by, and a suite names the dataset.
+    Actions lie in [-1, 1] in every task. The family ``own`` is for what is not DSRL's: ``environment`` and
+    ``arguments`` are then what gymnasium makes it by, ``folder`` is where its code may lie, ``code`` says which code
+    that is (see :mod:`harness.simulators.code`), and a suite names the dataset.
     """
 
     id: str
@@ -46,6 +47,9 @@ class Task:
     max_episode_cost: float
     dataset_file: str
     environment: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    folder: str = ""
+    code: str = ""
 
     @property
     def names(self) -> tuple[str, str]:

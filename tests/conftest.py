@@ -6,7 +6,8 @@ import os
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 # Networks in tests are tiny: more threads only wait for each other. Before torch is imported; processes inherit it.
@@ -15,9 +16,29 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from harness import registry
+from harness.errors import UserError
 
 PLUGINS = Path(__file__).parent / "plugins" / "lspc_bench_test_plugins"
 SuiteWriter = Callable[[str], Path]
+
+SIMULATION = ("bullet_safety_gym", "pybullet", "dsrl", "safety_gymnasium", "metadrive", "osrl", "fsrl", "oapackage")
+"""What 'make test-current' does without: simulators, and OSRL's code, which needs them."""
+ABSENT = tuple(package for package in SIMULATION if find_spec(package) is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Skip a test that asks for one of these where it is not installed, with the reason."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ABSENT:
+            raise
+        pytest.skip(str(error))
+    except UserError as error:
+        if not ("not installed" in str(error) and any(package in str(error) for package in ABSENT)):
+            raise
+        pytest.skip(str(error))
 
 
 def install(project: Path, site: Path, name: str | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,25 @@ class Selecting(BC):
         metrics = super().update(batch, noise)
         batch["actions"][batch["actions"] > 0]
         return metrics
+
+
+class Rarely(BC):
+    """Reads in every second update, which is a variant of its own."""
+
+    def variant(self, step):  # type: ignore[no-untyped-def]
+        return step % 2
+
+    def update(self, batch, noise):  # type: ignore[no-untyped-def]
+        metrics = super().update(batch, noise)
+        if self.variant(self.step) == 1:
+            metrics["actor_loss"].max().item()
+        return metrics
+
+
+class Listing(BC):
+    def update(self, batch, noise):  # type: ignore[no-untyped-def]
+        weights = torch.tensor([0.5, 0.5])
+        return {name: value * weights[: len(value)] for name, value in super().update(batch, noise).items()}
 
 
 class Mixing(BC):
@@ -158,6 +178,8 @@ DIAGNOSED = "diagnostics: one finite number a replica, and nothing changes"
     [
         (Reading, "update: nothing is handed to the host", "_local_scalar_dense"),
         (Selecting, "update: nothing is handed to the host", "index"),
+        (Rarely, "update: nothing is handed to the host", "item()"),
+        (Listing, "update: nothing is handed to the host", "make it once, in __init__"),
         (Mixing, "replicas: each is what it is alone", "differs by"),
         (Mixing, "replicas: one that diverges leaves the others alone", "changes"),
         (Global, "seeds: the same twice is equal, another is not", "same seed differ"),
@@ -176,6 +198,26 @@ DIAGNOSED = "diagnostics: one finite number a replica, and nothing changes"
 def test_broken_promises_are_found(kind: type[BC], title: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda name: kind)
     assert problem in check("broken")[title]
+
+
+def test_where_it_is_broken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "load", lambda name: Listing)
+    lines = [line.strip() for line in Path(__file__).read_text().splitlines()]
+    line = 1 + lines.index("weights = torch.tensor([0.5, 0.5])")
+    assert f"in line {line} of {__file__}" in check("broken")["update: nothing is handed to the host"]
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad"])
+def test_optimisers_with_torchs_defaults_keep_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They make their state in the first step, and count their steps on the host while the engine lets them."""
+
+    class Natural(BC):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.optimizer = getattr(torch.optim, name)(self.actor.parameters(), lr=1e-3)
+
+    monkeypatch.setattr(registry, "load", lambda name: Natural)
+    assert set(check("natural").values()) == {""}
 
 
 def test_the_mode_sees_the_backward_pass_too() -> None:

@@ -152,6 +152,7 @@ def run(
     store.require_no_archive()
     if dry_run:
         _require_folder(results)
+        _note_changed_code(plan, store)
         measured = _measurement(throughput, device)  # a wrong file is refused first
         jobs = _print_plan(part, store, overwrite)
         there = measured.machine.cores if measured and throughput else len(os.sched_getaffinity(0))
@@ -193,6 +194,7 @@ def execute(
     device = _require_all(file, part, device, engine, precision)
     store = Store(results, EVERYTHING, note)
     with store.locked():
+        _note_changed_code(plan, store)
         store.write_plan(plan)
         cells, skipped = _pending(part, store, overwrite)
         if overwrite == "always":
@@ -214,6 +216,27 @@ def execute(
     if failed:
         click.echo(f"Why: lspc-bench status {results}. Run the suite again to retry what failed.", err=True)
     return 1 if failed else 0
+
+
+def _note_changed_code(plan: Plan, store: Store) -> None:
+    """Say of which own tasks the environment's code is not what the suite's earlier run had: their cells are others."""
+    from harness.errors import UserError
+
+    own = [task for task in plan.tasks.values() if task.family == "own"]
+    try:
+        earlier = next((one.tasks for one in store.plans() if one.suite == plan.suite), {}) if own else {}
+    except UserError as error:
+        click.echo(f"Whether the code of own environments has changed cannot be told: {error}", err=True)
+        return
+    for task in own:
+        before = earlier.get(task.id, task).code
+        if before != task.code:
+            click.echo(
+                f"The environment of {task.name} has changed since the suite last ran, from "
+                f"{before or 'code that was not noted'} to {task.code}: earlier results are not used, its cells run "
+                "again.",
+                err=True,
+            )
 
 
 def _pending(plan: Plan, store: Store, overwrite: str) -> tuple[list[Cell], int]:

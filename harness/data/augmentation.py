@@ -64,7 +64,8 @@ def augment(
     if np.ptp(costs[on_frontier]) == 0:
         degree = 0  # points at one cost bear no other
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", np.RankWarning)  # fewer points than coefficients: least squares
+        # Fewer points than coefficients: least squares. By its words: numpy 2 keeps the class in another place.
+        warnings.filterwarnings("ignore", message="Polyfit may be poorly conditioned")
         frontier = np.poly1d(np.polyfit(costs[on_frontier], rewards[on_frontier], degree))
     count = int(share * len(costs))
     new_costs = np.linspace(costs.min(), costs.max(), count)

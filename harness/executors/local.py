@@ -369,14 +369,15 @@ def resume(store: Store, cells: Sequence[Cell]) -> list[Job]:
 
     A checkpoint holds a whole group. It goes on as that group, so that the results are the same to the last bit as
     without the interruption; cells of it that are done already, or diverged, are not written again. A file of the
-    user's, which all its cells share, lies where the plan has it now.
+    user's, which all its cells share, lies where the plan has it now, and so does an environment's code.
     """
     wanted = {cell.hash: cell for cell in cells}
     resumed: list[Job] = []
     for job in store.unfinished_jobs():
         planned = next((wanted[cell.hash] for cell in job.cells if cell.hash in wanted), None)
         if planned is not None:
-            resumed.append(Job(cells=tuple(cell.model_copy(update={"data": planned.data}) for cell in job.cells)))
+            moved = {"data": planned.data, "own_task": planned.own_task}
+            resumed.append(Job(cells=tuple(cell.model_copy(update=moved) for cell in job.cells)))
         elif all(store.status(cell).state == "done" for cell in job.cells):
             store.remove_checkpoint(job)  # killed between the last result and the removal
     covered = {cell.hash for job in resumed for cell in job.cells}

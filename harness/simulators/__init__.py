@@ -5,6 +5,7 @@ Simulators are imported where an environment is made, so that training on arrays
 
 from __future__ import annotations
 
+import math
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -55,6 +56,37 @@ def outcome(observation: Any, reward: Any, cost: Any, terminated: Any, truncated
     return np.asarray(observation, dtype=np.float32), float(reward), float(cost), bool(terminated), bool(truncated)
 
 
+class SimulatorError(RuntimeError):
+    """What an environment gave cannot be used: it is to blame, not the policy."""
+
+
+def require_sound(name: str, step: int, observation: FloatArray, reward: float = 0.0, cost: float = 0.0) -> None:
+    """Refuse what an environment gave, where it would become a result that means nothing.
+
+    Args:
+        name: of the task.
+        step: of the episode, 0 after its reset.
+        observation: (n,).
+        reward: of this step.
+        cost: of this step.
+
+    Raises:
+        SimulatorError: something is not finite, or the cost is negative.
+    """
+    if not np.isfinite(observation).all():
+        raise SimulatorError(f"{name} gave an observation that is not finite at step {step}: {_shortly(observation)}")
+    if not (math.isfinite(reward) and math.isfinite(cost)):
+        raise SimulatorError(f"{name} gave reward {reward} and cost {cost} at step {step}")
+    if cost < 0:
+        raise SimulatorError(f"{name} gave the negative cost {cost} at step {step}")
+
+
+def _shortly(observation: FloatArray) -> str:
+    wrong = np.flatnonzero(~np.isfinite(observation))
+    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return f"entry {wrong[0]} is {observation[wrong[0]]}{more}"
+
+
 def make(task: Task, drawn: bool = False) -> Environment:
     """The environment of a task, as DSRL has it, with DSRL's episode length.
 
@@ -87,10 +119,10 @@ def lives_alone(task: Task) -> bool:
 
 
 def require_simulator(task: Task) -> None:
-    """Refuse a task whose simulator is not there. Nothing is imported, but a user's own environment is tried.
+    """Refuse a task whose simulator is not there. Nothing is imported, but of a user's own environment an episode runs.
 
     Raises:
-        UserError: it is not installed; with the command that installs it.
+        UserError: it is not installed, with the command that installs it; or the user's own cannot serve.
     """
     if task.family == "own":
         from harness.simulators.own import require

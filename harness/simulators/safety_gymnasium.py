@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +15,6 @@ class SafetyGymnasiumEnvironment:
     """One task of Safety-Gymnasium; see :class:`harness.simulators.Environment`."""
 
     def __init__(self, task: Task, drawn: bool = False) -> None:
-        make_importable()
         import safety_gymnasium
 
         speed_up()
@@ -55,20 +52,3 @@ class SafetyGymnasiumEnvironment:
         self._env.close()
         for viewer in getattr(getattr(self._env.unwrapped, "task", None), "_viewers", {}).values():
             viewer.free()  # navigation tasks leave theirs to the end of the process, where it fails
-
-
-def make_importable() -> None:
-    """Let safety-gymnasium 0.4.0 import on Python 3.11; may be called again.
-
-    Its dataclasses have numpy arrays (the colours) as defaults, and since 3.11 dataclasses refuse every default that is
-    not hashable. So the colours become hashable before the modules that use them are imported. No release mends this,
-    and 0.4.0 is the version that the datasets were made with.
-    """
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output otherwise
-    from safety_gymnasium.assets.color import COLOR
-
-    class Colour(np.ndarray[Any, np.dtype[Any]]):
-        __hash__ = object.__hash__  # type: ignore[assignment]  # an ndarray has none
-
-    for name, value in COLOR.items():
-        COLOR[name] = value.view(Colour)

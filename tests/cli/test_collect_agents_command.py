@@ -150,7 +150,7 @@ def test_what_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("Reach-v0", "Nothing-v0", "cannot make 'lspc_bench_test_plugins:Nothing-v0'"),
+        ("Reach-v0", "Nothing-v0", "Reach ('lspc_bench_test_plugins:Nothing-v0') cannot be made"),
         ("Reach-v0", "Six-v0", "SafetyGymnasium2Gymnasium turns its six values"),
         ("Reach-v0", "Wide-v0", "has actions outside [-1, 1]"),
         ("{files: {Reach: made/reach.hdf5}}", "{}", "which file holds the dataset of Reach?"),
@@ -178,7 +178,11 @@ def test_an_interrupted_command_goes_on(folder: Path) -> None:
     path = folder / "OfflineBallRun-v0.hdf5"
     pool = folder / ".OfflineBallRun-v0.hdf5.pool"
     options = ["BallRun", "--agents", "--steps", "200", "--targets", "5,none", "--trajectories", "6", "--jobs", "1"]
-    command = [sys.executable, "-c", "from harness.cli import main; main()", "data", "collect", *options]
+    # A shell that starts tests in the background lets them, and what they start, ignore interrupts.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from harness.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "data", "collect", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(pool.glob("*.npz")) and time.monotonic() < deadline and process.poll() is None:

@@ -329,6 +329,26 @@ def test_an_environment_that_does_not_close_costs_no_episode(
     assert "does not close: SystemExit: the door is stuck" in caplog.text
 
 
+@pytest.mark.parametrize("step", [0, 1])
+def test_an_observation_that_is_not_finite_is_the_environments_fault(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    class Broken(Countdown):
+        def reset(self, seed: int) -> Any:
+            return super().reset(seed) * (np.nan if step == 0 else 1)
+
+        def step(self, action: Any) -> Any:
+            observation, *rest = super().step(action)
+            return (observation * np.nan, *rest)
+
+    monkeypatch.setattr(simulators, "make", Broken)
+    monkeypatch.setattr(evaluation, "_OPEN", {})
+    with pytest.raises(
+        simulators.SimulatorError, match=f"BallRun gave an observation that is not finite at step {step}"
+    ):
+        roll_out(TASK, Fixed(lambda observations: torch.zeros(len(observations), TASK.action_size)), [3], None)
+
+
 @pytest.mark.parametrize(("reward", "cost"), [(float("nan"), 0.0), (1.0, float("inf"))])
 def test_what_is_not_finite_never_becomes_a_result(monkeypatch: pytest.MonkeyPatch, reward: float, cost: float) -> None:
     class Broken(Countdown):

@@ -656,7 +656,7 @@ def test_what_is_wrong_with_own_tasks_and_filters_is_told_with_the_line(
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ("lspc_bench_test_plugins:Nowhere-v0", "cannot make 'lspc_bench_test_plugins:Nowhere-v0'"),
+        ("lspc_bench_test_plugins:Nowhere-v0", "Reach ('lspc_bench_test_plugins:Nowhere-v0') cannot be made"),
         ("no_such_package:Reach-v0", "ModuleNotFoundError"),
         ("lspc_bench_test_plugins:Wide-v0", "actions outside [-1, 1]"),
         ("lspc_bench_test_plugins:Long-v0", "observations of shape (3,), its dataset (2,)"),
@@ -668,7 +668,44 @@ def test_an_environment_that_cannot_serve_is_refused_before_anything_starts(
     file = own(OWN.replace("lspc_bench_test_plugins:Reach-v0", environment))
     found = refusal(lambda: require_inputs(file, make_plan(file)))
     assert message in found
-    assert "suite.yaml:2: " in found
+    assert re.search(r"suite.yaml:[25]: ", found)  # the line of the tasks, or of an environment that cannot be made
+
+
+def test_arguments_are_part_of_an_own_task_where_there_are_any(own: Callable[..., SuiteFile]) -> None:
+    def hashes(added: str) -> set[str]:
+        plan = make_plan(own(OWN.replace("    episode_length: 20\n", f"    episode_length: 20\n{added}")))
+        return {one.cell.hash for one in plan.cells if one.cell.task == "Reach"}
+
+    assert hashes("    arguments: {}\n") == hashes("")
+    assert hashes("    arguments: {reach: 1.0}\n").isdisjoint(hashes(""))
+    wrong = OWN.replace("    episode_length", "    arguments: {level: 1}\n    episode_length")
+    found = refusal(lambda: make_plan(own(wrong)))
+    assert "suite.yaml:5: Reach (" in found
+    assert "stands in own_tasks.Reach.arguments" in found
+    text = OWN.replace("    episode_length", "    arguments: {max_episode_steps: 1}\n    episode_length")
+    assert "suite.yaml:6: own_tasks.Reach.arguments: max_episode_steps is set here" in refusal(lambda: own(text))
+
+
+@pytest.mark.parametrize("pattern", ["Reach", "Rea*", "own"])
+def test_settings_for_an_own_task_are_found_by_its_patterns(own: Callable[..., SuiteFile], pattern: str) -> None:
+    text = OWN.replace("[bc]", f"{{bc: {{tasks: {{'{pattern}': {{batch_size: 7}}}}}}}}")
+    sizes = {one.cell.task: one.cell.hyperparameters["batch_size"] for one in make_plan(own(text)).cells}
+    assert sizes["Reach"] == 7
+    assert sizes["OfflineBallRun-v0"] != 7
+
+
+def test_other_code_of_an_environment_is_another_experiment_and_another_place_is_not(
+    own: Callable[..., SuiteFile],
+) -> None:
+    cell = next(one.cell for one in make_plan(own()).cells if one.cell.task == "Reach")
+    assert cell.own_task is not None
+    assert cell.own_task.code.startswith("code ")
+
+    def changed(**fields: str) -> Cell:
+        return replaced(cell, "own_task", replace(cell.definition, **fields))
+
+    assert changed(folder="elsewhere").hash == cell.hash
+    assert changed(code="code 0").hash != cell.hash
 
 
 # What is held out

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,13 @@ def test_a_folder_without_results_is_refused(store: Store, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"no results folder .* makes one"):
         Store.existing(tmp_path / "absent")
     with pytest.raises(UserError, match="holds no results of a suite"):
+        Store.existing(store.root)
+    below = Store(store.root / "below")
+    with below.locked():
+        below.write_plan(plan("b", cell()))
+    with pytest.raises(
+        UserError, match=rf"holds no results of a suite; .* below it: {re.escape(str(store.root))}/below$"
+    ):
         Store.existing(store.root)
     store.write_plan(plan("a", cell()))
     assert Store.existing(store.root).plans() == [plan("a", cell())]
