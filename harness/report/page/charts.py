@@ -92,6 +92,8 @@ def plane(model: dict[str, Any]) -> Spec:
     values = []
     for limit in [choice["key"] for choice in model["limits"]]:
         for row in model["views"][f"all:{limit}"]["overall"]:
+            if row["reward"] is None:
+                continue
             reward, cost = row["reward_interval"] or (None, None), row["cost_interval"] or (None, None)
             values.append(
                 {

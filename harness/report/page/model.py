@@ -14,9 +14,9 @@ import pandas as pd
 from harness.comparison import Runs, bootstrap, improvements, profile, standings, verdict, wilson
 from harness.files import shipped
 from harness.plan import Plan
-from harness.report.leaderboard import Leaderboard, all_data, make_leaderboard
+from harness.report.leaderboard import AnyScore, Leaderboard, Row, all_data, make_leaderboard
 from harness.report.pictures import learning_curves
-from harness.statistics import WHOLE, Scope, Score, between, checkpoint_episodes
+from harness.statistics import WHOLE, Scope, between, checkpoint_episodes
 from harness.store import Results
 
 PUBLISHED = shipped("published/published.csv", "results/published/published.csv")
@@ -101,28 +101,20 @@ def _view(results: Results, plan: Plan, episodes: pd.DataFrame, means: pd.DataFr
     stand = standings(whole)
     overall = []
     for line in board.overall:
-        rank, row, score = line.rank, line.policy, line.score
-        if score is None:
-            continue  # what failed stands under coverage
-        one = whole.get(row)
-        reward, cost = _intervals(one, row)
+        mine, placed, score = whole.get(line.policy), stand.get(line.policy), line.score
         overall.append(
             {
-                "rank": rank,
-                "rank_low": stand[row].low if row in stand else None,
-                "rank_high": stand[row].high if row in stand else None,
-                "group": stand[row].group if row in stand else None,
-                **_numbers(row, score),
-                "reward_interval": reward,
-                "cost_interval": cost,
-                "verdict": verdict(cost),
-                "cost_tail": score.cost_tail,
-                "iqm": score.iqm,
-                "iqm_interval": score.interval,
-                "seeds": score.seeds,
-                "safe_tasks": score.safe_tasks,
-                "tasks": score.tasks,
-                "safe_tasks_interval": wilson(score.safe_tasks, score.tasks) if score.tasks else None,
+                **_numbers(line, mine),
+                "rank_low": placed.low if placed else None,
+                "rank_high": placed.high if placed else None,
+                "group": placed.group if placed else None,
+                "cost_tail": score.cost_tail if score else None,
+                "iqm": score.iqm if score else None,
+                "iqm_interval": score.interval if score else None,
+                "seeds": score.seeds if score else 0,
+                "safe_tasks": score.safe_tasks if score else 0,
+                "tasks": score.tasks if score else 0,
+                "safe_tasks_interval": wilson(score.safe_tasks, score.tasks) if score and score.tasks else None,
             }
         )
     return {
@@ -160,43 +152,31 @@ def _runs(wide: pd.DataFrame, limits: Mapping[str, tuple[float, ...]]) -> Runs:
     return Runs(*(np.stack([one[whole, span].mean(1) for span in spans], axis=1) for one in (reward, cost)))
 
 
-def _intervals(runs: Runs | None, row: str) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-    """Of mean reward and cost over tasks; none with fewer than two seeds."""
-    if runs is None or len(runs.reward) < 2:
-        return None, None
-    reward, cost = bootstrap(runs, row)
-    return between(reward.mean(1)), between(cost.mean(1))
-
-
-def _numbers(row: str, score: Score) -> dict[str, Any]:
+def _numbers(line: Row[AnyScore], runs: Runs | None) -> dict[str, Any]:
+    """What every table says of a policy; intervals and a verdict rest on the seeds with every task and limit."""
+    score, reward, cost = line.score, None, None
+    if runs is not None and len(runs.reward) > 1:
+        rewards, costs = bootstrap(runs, line.policy)
+        reward, cost = between(rewards.mean(1)), between(costs.mean(1))
     return {
-        "policy": row,
-        "reward": score.reward,
-        "cost": score.cost,
-        "satisfaction": score.satisfaction,
-        "runs": score.covered,
-        "planned_runs": score.planned,
+        "rank": line.rank,
+        "policy": line.policy,
+        "verdict": verdict(cost) if score else "no result",
+        "reward": score.reward if score else None,
+        "reward_interval": reward,
+        "cost": score.cost if score else None,
+        "cost_interval": cost,
+        "satisfaction": score.satisfaction if score else None,
+        "runs": line.states["done"],
+        "all_runs": line.runs,
     }
 
 
 def _task_rows(board: Leaderboard, wide: pd.DataFrame, task: str, limits: tuple[float, ...]) -> list[dict[str, Any]]:
     rows = []
     for line in board.tasks[task]:
-        rank, row, score = line.rank, line.policy, line.score
-        if score is None:
-            continue
-        mine = _runs(wide.loc[[row]], {task: limits})
-        reward, cost = _intervals(mine if len(mine.reward) else None, row)
-        rows.append(
-            {
-                "rank": rank,
-                **_numbers(row, score),
-                "reward_interval": reward,
-                "cost_interval": cost,
-                "verdict": verdict(cost),
-                "seeds": len(mine.reward),
-            }
-        )
+        mine = _runs(wide.loc[[line.policy]], {task: limits}) if line.score else None
+        rows.append(_numbers(line, mine) | {"seeds": len(mine.reward) if mine else 0})
     return rows
 
 

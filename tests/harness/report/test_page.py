@@ -194,15 +194,17 @@ def test_each_limit_and_family_has_its_own_view(results: MadeUp, model: list[dic
     mine = episodes[(episodes["row"] == "bc-all") & (episodes["limit"] == 10)]
     mine = mine[mine["task"].isin(tightest["tasks"])]
     assert found["cost"] == pytest.approx(mine.groupby(["task", "seed"])["cost"].mean().mean())
-    assert found["planned_runs"] == 6
+    assert found["all_runs"] == "6 of 6"
     means = [suite["views"][f"all:{limit}"]["tasks"][task][0]["cost"] for limit in "012" for task in suite["tasks"]]
     assert all(np.isfinite(means))
 
 
 def test_a_verdict_and_a_rank_go_as_far_as_the_seeds(model: list[dict[str, Any]]) -> None:
     rows = {row["policy"]: row for row in model[0]["views"]["all:mean"]["overall"]}
-    assert rows["lspc-s"]["verdict"] == "safe"
-    assert rows["lspc-s"]["seeds"] == 2
+    assert (rows["bc-safe"]["verdict"], rows["bc-safe"]["group"]) == ("safe", 1)
+    part = rows["lspc-s"]  # a seed is missing
+    assert (part["seeds"], part["rank"], part["cost_interval"], part["verdict"]) == (2, None, None, "undecided")
+    assert part["all_runs"] == "18 of 27"
     unsafe = rows[f"cpq [{NASTY}]"]
     assert (unsafe["rank"], unsafe["rank_low"], unsafe["group"]) == (None, None, None)  # a task is missing
     assert unsafe["verdict"] == "undecided"
