@@ -168,11 +168,13 @@ import sys, time
 import gymnasium
 import numpy as np
 
+taken = 0
+
 class Base(gymnasium.Env):
     def __init__(self, bad=""):
         if bad == "make":
             sys.exit(0)
-        self.bad, self.step_number = bad, 0
+        self.bad = bad
         self.observation_space = gymnasium.spaces.Box(-9, 9, (7,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 
@@ -181,12 +183,12 @@ class Base(gymnasium.Env):
             sys.exit(0)
         if self.bad == "hang":
             time.sleep(1000)
-        self.step_number = 0
         return np.zeros(7, np.float32), {}
 
     def step(self, action):
-        self.step_number += 1
-        if self.step_number > 3:
+        global taken
+        taken += 1
+        if taken > 20:  # behind the trial, which is two episodes of 9 steps
             if self.bad == "late":
                 sys.exit(0)
             if self.bad == "interrupt":
@@ -241,7 +243,6 @@ def own(folder: Path, name: str, *options: str) -> Result:
 def test_an_environment_that_fails_at_once_is_refused(strange: Path, name: str) -> None:
     result = own(strange, name, "--workers", "0")
     assert result.exit_code == 2, result.output
-    assert f"trying lspc_bench_strange:Stranger-{name}-v0" in result.output
     assert f"lspc_bench_strange:Stranger-{name}-v0" in result.output.splitlines()[-1]
     assert "SystemExit: 0" in result.output
 

@@ -407,7 +407,7 @@ def test_a_wrong_suite_is_refused_with_its_line(
             "BallRun: absent: not a usable dataset: there is no such file",
         ),
         (["data", "check", "BallRun", "--file", "."], "BallRun: .: not a usable dataset: it is a folder"),
-        (["data", "check", "BallRun", "--file", "FILE"], "FILE: not a usable dataset: it is no HDF5 file"),
+        (["data", "check", "BallRun", "--file", "FILE"], "FILE: not a usable dataset: it is empty"),
         (["data", "check", "Ball*", "--file", "FILE"], "--file goes with one task, and 'Ball*' means 2"),
         (["data", "check", "BallRun"], "the dataset of BallRun is missing: "),
         (["data", "describe", "BallRun"], "the dataset of BallRun is missing: "),
@@ -439,7 +439,7 @@ def test_a_results_folder_that_is_in_use(run: Callable[..., Result], runs: Path)
 
 
 def test_an_interrupted_run_goes_on(write_suite: WriteSuite, plugins: Path, runs: Path) -> None:
-    path = write_suite(TOY.replace("steps: 10", "steps: 60_000"))
+    path = write_suite(TOY.replace("steps: 10", "steps: 60000"))
     command = [Path(sys.executable).with_name("lspc-bench"), "run", path, "--results", runs, "--workers", "0"]
     process = subprocess.Popen([*command, "--checkpoint-every", "0"], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

@@ -209,7 +209,7 @@ def test_a_file_with_impossible_figures_is_refused(tmp_path: Path, change: dict[
 
 
 def test_only_the_very_machine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecasts, "_shipped", lambda *_: tmp_path)
+    monkeypatch.setattr(forecasts, "shipped", lambda *_: tmp_path)
     here = this_machine("cpu")
     assert here is not None
     other = here.model_copy(update={"cores": here.cores + 1})
