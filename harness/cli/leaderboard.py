@@ -29,8 +29,7 @@ from harness.cli.streams import note
 def leaderboard(results: Path, suite: str | None, format_name: str, selection: bool, output: Path | None) -> None:
     """Rank the policies in RESULTS: safe ones first, by reward; then the unsafe ones, by cost."""
     from harness.archive import chosen_plans, open_results
-    from harness.errors import UserError
-    from harness.files import replacing
+    from harness.cli.output import write_text
     from harness.report import leaderboard as ranking
     from harness.report import selection as selecting
     from harness.report.diagnostics import diagnostics_section
@@ -46,9 +45,4 @@ def leaderboard(results: Path, suite: str | None, format_name: str, selection: b
     if output is None:
         click.echo(text, nl=False)
         return
-    try:
-        with replacing(output) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {str(output)!r}: {error.strerror}") from error
-    click.echo(f"Wrote {output}.", err=True)
+    write_text(output, text)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from harness.cli.streams import note
 
+SUITES = click.option(
+    "--suite", "suites", multiple=True, help="Only this suite. Repeatable.  [default: every suite there]"
+)
+
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--suite", "suites", multiple=True, help="Only this suite. Repeatable.  [default: every suite there]")
+@SUITES
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -29,19 +34,15 @@ def report(results: Path, suites: tuple[str, ...], output: Path, title: str) -> 
     and figures can be saved from it.
     """
     from harness import __version__
-    from harness.archive import chosen_plans, open_results
     from harness.cli.output import write_text
-    from harness.report.page.model import make_model
     from harness.report.page.render import render
 
-    store = open_results(results, note=note)
-    plans = [plan for suite in suites or [None] for plan in chosen_plans(store, suite)]
-    write_text(output, render(make_model(store, plans), title, results.name, __version__))
+    write_text(output, render(_model(results, suites), title, results.name, __version__))
 
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--suite", "suites", multiple=True, help="Only this suite. Repeatable.  [default: every suite there]")
+@SUITES
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
@@ -62,15 +63,21 @@ def report(results: Path, suites: tuple[str, ...], output: Path, title: str) -> 
 @click.option("--limit", default="mean", show_default=True, metavar="mean|VALUE", help="The cost limit to look at.")
 def figures(results: Path, suites: tuple[str, ...], output: Path, kinds: tuple[str, ...], limit: str) -> None:
     """Write the report's figures of RESULTS to files, for a paper: those of a task once for each."""
-    from harness.archive import chosen_plans, open_results
     from harness.errors import UserError
     from harness.report.page.files import save_figures
-    from harness.report.page.model import make_model
 
-    store = open_results(results, note=note)
-    plans = [plan for suite in suites or [None] for plan in chosen_plans(store, suite)]
+    model = _model(results, suites)
     try:
-        for path in save_figures(make_model(store, plans), output, kinds, limit):
+        for path in save_figures(model, output, kinds, limit):
             click.echo(str(path))
     except OSError as error:
         raise UserError(f"cannot write to {str(output)!r}: {error.strerror}") from error
+
+
+def _model(results: Path, suites: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The values of these suites, or of every one, in RESULTS."""
+    from harness.archive import chosen_plans, open_results
+    from harness.report.page.model import make_model
+
+    store = open_results(results, note=note)
+    return make_model(store, [plan for suite in suites or [None] for plan in chosen_plans(store, suite)])

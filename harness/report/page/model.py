@@ -57,7 +57,12 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
             task: {"name": found.name, "family": found.family, "limits": limits[task], "data": board.data[task]}
             for task, found in plan.tasks.items()
         },
-        "views": {key: _view(results, plan, episodes, runs, scope) for key, scope in scopes.items()},
+        "views": {
+            key: _view(
+                board if scope == WHOLE else make_leaderboard(results, plan, scope, episodes), runs, scope.limits(plan)
+            )
+            for key, scope in scopes.items()
+        },
         "runs": _records(runs.reset_index()),
         "curves": _records(learning_curves(checkpoints)),
         "coverage": _coverage(results, plan),
@@ -90,10 +95,8 @@ def mean_runs(episodes: pd.DataFrame) -> pd.DataFrame:
     return episodes.groupby(["row", "task", "seed", "limit"], sort=False)[["reward", "cost", "satisfied"]].mean()
 
 
-def _view(results: Results, plan: Plan, episodes: pd.DataFrame, means: pd.DataFrame, scope: Scope) -> dict[str, Any]:
-    """Tables of a part of the suite."""
-    board = make_leaderboard(results, plan, scope, episodes)
-    limits = scope.limits(plan)
+def _view(board: Leaderboard, means: pd.DataFrame, limits: Mapping[str, tuple[float, ...]]) -> dict[str, Any]:
+    """Tables of a part of the suite, whose leaderboard and limits these are."""
     wide = pd.DataFrame(means[["reward", "cost"]].unstack(["task", "limit"])).sort_index()
     runs = {str(row): _runs(of_row, limits) for row, of_row in wide.groupby(level="row", sort=False)}
     whole = {row.policy: runs[row.policy] for row in board.overall if row.rank is not None and row.policy in runs}
