@@ -14,3 +14,6 @@ sys.path.pop(0)
 from harness.cli import main
 
 __all__ = ["main"]
+
+if __name__ == "__main__":
+    main(prog_name="lspc-bench")

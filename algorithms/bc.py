@@ -12,9 +12,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from algorithms.networks import StackedMLP, adam, minimise, per_replica_mean
+from algorithms.parts.losses import per_replica_mean
+from algorithms.parts.networks import Builder
+from algorithms.parts.optimisers import adam, minimise
+from algorithms.parts.policies import ClonedPolicy, told
 from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica, Selection
 from harness.bounds import BatchSize, HiddenSizes, Steps
 from harness.data.dataset import Dataset
@@ -97,8 +100,7 @@ class BC(Algorithm[BCHyperparameters]):
     ) -> None:
         self.config = config
         inputs = task.observation_size + (config.mode == "multi-task")
-        generators = [replica.generator("weights") for replica in replicas]
-        self.actor = StackedMLP(generators, (inputs, *config.hidden_sizes, task.action_size), dtype=dtype).to(device)
+        self.actor = Builder.of(replicas, device, dtype).mlp(inputs, *config.hidden_sizes, task.action_size)
         self.optimizer = adam([(config.actor_lr, self.actor.parameters())])
 
     def update(self, batch: Batch, noise: Batch) -> dict[str, Tensor]:
@@ -120,27 +122,13 @@ class BC(Algorithm[BCHyperparameters]):
         return {"actor": self.actor, "optimizer": self.optimizer}
 
 
-class ClonedPolicy(Policy):
-    """tanh(actor(s))."""
-
-    def __init__(self, actor: nn.Sequential) -> None:
-        super().__init__()
-        self.actor = actor
-
-    def act(self, observations: Tensor) -> Tensor:
-        """Deterministic actions (n, action_size)."""
-        return torch.tanh(self.actor(observations))
-
-
 class ConditionedPolicy(ClonedPolicy):
     """tanh(actor(s, cost limit)): the limit stands where training had the trajectory's cost return."""
 
     def reset(self, seeds: Sequence[int], cost_limit: float | None) -> None:
         """Take the limit to aim at."""
         super().reset(seeds, cost_limit)
-        if cost_limit is None:
-            raise ValueError("bc-multi-task acts on a cost limit, and none was given")
-        self.cost_limit = cost_limit
+        self.cost_limit = told(cost_limit, "bc-multi-task")
 
     def act(self, observations: Tensor) -> Tensor:
         """Deterministic actions (n, action_size)."""

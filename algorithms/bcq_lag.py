@@ -14,21 +14,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from algorithms.baseline import (
-    LATENT_CLAMP,
-    Baseline,
+from algorithms.parts.critics import repeated
+from algorithms.parts.cvae import LATENT_CLAMP, StackedVAE, latent_size
+from algorithms.parts.lagrangian import (
     LagrangianHyperparameters,
+    LimitedMethod,
     PIDMultiplier,
-    critic_loss,
-    critics_on_held_out,
-    discounted_limit,
-    latent_size,
-    mixed_target,
-    reduced,
-    repeated,
-    scaled,
+    actors_values,
+    train_twins,
+    twins_on_held_out,
 )
-from algorithms.networks import StackedMLP, StackedVAE, adam, minimise, polyak_update
+from algorithms.parts.limits import discounted_limit
+from algorithms.parts.methods import detached, named
+from algorithms.parts.networks import Builder, StackedMLP, frozen
+from algorithms.parts.optimisers import adam, minimise, polyak_update
 from harness.algorithm import Batch, Policy, Replica
 from harness.tasks import Task
 
@@ -39,7 +38,7 @@ class BCQLagHyperparameters(LagrangianHyperparameters):
     phi: float = Field(0.05, ge=0, le=1, description="the most by which the actor moves a VAE's action")
 
 
-class BCQLag(Baseline[BCQLagHyperparameters]):
+class BCQLag(LimitedMethod[BCQLagHyperparameters]):
     """R BCQ-Lag agents side by side."""
 
     Hyperparameters = BCQLagHyperparameters
@@ -53,13 +52,9 @@ class BCQLag(Baseline[BCQLagHyperparameters]):
     @classmethod
     def noise(cls, config: BCQLagHyperparameters, task: Task) -> dict[str, tuple[int, ...]]:
         """Latents: of the VAE's own step, of the next actions in both targets, and of the actor's actions."""
-        latent, samples = latent_size(task), config.batch_size * config.sampled_actions
-        return {
-            "vae": (config.batch_size, latent),
-            "reward_target": (samples, latent),
-            "cost_target": (samples, latent),
-            "actor": (config.batch_size, latent),
-        }
+        own = (config.batch_size, latent_size(task))
+        sampled = (config.batch_size * config.sampled_actions, latent_size(task))
+        return {"vae": own, "reward_target": sampled, "cost_target": sampled, "actor": own}
 
     def __init__(
         self,
@@ -70,110 +65,74 @@ class BCQLag(Baseline[BCQLagHyperparameters]):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config = c = config
-        observation, action = task.observation_size, task.action_size
-        pair = observation + action
-        generators = [replica.generator("weights") for replica in replicas]
-
-        def actor() -> StackedMLP:
-            return StackedMLP(generators, (pair, *c.actor_hidden_sizes, action), dtype=dtype, activation=nn.Tanh)
-
-        def critics(count: int) -> StackedMLP:
-            return StackedMLP(generators, (pair, *c.critic_hidden_sizes, 1), 2 * count, dtype)
-
-        self.vae = StackedVAE(generators, (observation, c.vae_hidden_size, latent_size(task), action), dtype).to(device)
-        networks = {"actor": actor(), "critics": critics(c.num_q), "cost_critics": critics(c.num_qc)}
-        self.networks = nn.ModuleDict(networks).to(device)
-        self.targets = nn.ModuleDict({"actor": actor(), "critics": critics(c.num_q), "cost_critics": critics(c.num_qc)})
-        self.targets.to(device).requires_grad_(False)
-        self.targets.load_state_dict(self.networks.state_dict())
+        build, pair = Builder.of(replicas, device, dtype), task.observation_size + task.action_size
+        self.vae = StackedVAE(build, task, c.vae_hidden_size)
+        self.networks = nn.ModuleDict(
+            {
+                "actor": build.mlp(pair, *c.actor_hidden_sizes, task.action_size, activation=nn.Tanh),
+                "critics": build.mlp(pair, *c.critic_hidden_sizes, 1, ensemble=2 * c.num_q),
+                "cost_critics": build.mlp(pair, *c.critic_hidden_sizes, 1, ensemble=2 * c.num_qc),
+            }
+        )
+        self.targets = frozen(self.networks)
         self.multiplier = PIDMultiplier(c.pid, discounted_limit(c, task, replicas).to(device, dtype))
-        net = self.networks
+        critics = [*self.networks["critics"].parameters(), *self.networks["cost_critics"].parameters()]
         self.vae_optimizer = adam([(c.vae_lr, self.vae.parameters())])
-        self.critic_optimizer = adam([(c.critic_lr, [*net["critics"].parameters(), *net["cost_critics"].parameters()])])
-        self.actor_optimizer = adam([(c.actor_lr, net["actor"].parameters())])
+        self.critic_optimizer = adam([(c.critic_lr, critics)])
+        self.actor_optimizer = adam([(c.actor_lr, self.networks["actor"].parameters())])
 
-    def actions(self, actor: nn.Module, observations: Tensor, noise: Tensor) -> Tensor:
-        """The VAE's actions for latents out of ``noise``, moved by the actor: (R, B, action_size)."""
+    def pairs(self, actor: nn.Module, observations: Tensor, noise: Tensor) -> Tensor:
+        """Observations with the VAE's actions for latents out of ``noise``, moved by the actor: (R, B, dim)."""
         proposed = torch.tanh(self.vae.decode(observations, noise.clamp(-LATENT_CLAMP, LATENT_CLAMP)))
-        return perturbed(proposed, actor(torch.cat([observations, proposed], -1)), self.config.phi)
+        moved = perturbed(proposed, actor(torch.cat([observations, proposed], -1)), self.config.phi)
+        return torch.cat([observations, moved], -1)
 
     def update(self, batch: Batch, noise: Batch) -> dict[str, Tensor]:
-        """One gradient step, in OSRL's order: VAE, critics, actor and multiplier, targets.
-
-        The reward and the cost critics step disjoint parameters towards targets from before their step, so one backward
-        pass serves both.
-        """
+        """One gradient step, in OSRL's order: VAE, critics, actor and multiplier, targets."""
         c, net = self.config, self.networks
         observations = batch["observations"]
-        rewards, costs, alive = scaled(batch, c)
-
         vae_loss = self.vae.loss(observations, batch["actions"], noise["vae"], c.vae_beta)
         minimise(self.vae_optimizer, vae_loss)
 
         following = repeated(batch["next_observations"], c.sampled_actions)
         with torch.no_grad():
-            target = self._next_value("critics", following, noise["reward_target"])
-            cost_target = self._next_value("cost_critics", following, noise["cost_target"])
-            backup = rewards + c.gamma * alive * target
-            cost_backup = costs + c.gamma * (1 if c.cost_bootstrap_through_done else alive) * cost_target
-        pairs = torch.cat([observations, batch["actions"]], -1)
-        q_loss = critic_loss(net["critics"](pairs).squeeze(-1), backup)
-        qc_loss = critic_loss(net["cost_critics"](pairs).squeeze(-1), cost_backup)
-        minimise(self.critic_optimizer, q_loss + qc_loss)
+            next_pairs = self.pairs(self.targets["actor"], following, noise["reward_target"])
+            next_cost_pairs = self.pairs(self.targets["actor"], following, noise["cost_target"])
+        q_loss, qc_loss = train_twins(net, self.targets, self.critic_optimizer, batch, c, (next_pairs, next_cost_pairs))
 
-        pairs = torch.cat([observations, self.actions(net["actor"], observations, noise["actor"])], -1)
-        reward_value = net["critics"](pairs).squeeze(-1).amin(1)
-        cost_value = reduced(net["cost_critics"](pairs).squeeze(-1), c.cost_critic_reduction)
+        pairs = self.pairs(net["actor"], observations, noise["actor"])
+        reward_value, cost_value = actors_values(net, pairs, c)
         multiplier, penalty = self.multiplier.penalise(cost_value)
         actor_loss = penalty - reward_value.mean(1)
         minimise(self.actor_optimizer, actor_loss)
         polyak_update(self.targets.parameters(), net.parameters(), c.polyak)
-
-        metrics = {
-            "vae_loss": vae_loss,
-            "critic_loss": q_loss,
-            "cost_critic_loss": qc_loss,
-            "actor_loss": actor_loss,
-            "cost_penalty": penalty,
-            "cost_value": cost_value.mean(1),
-            "multiplier": multiplier,
-        }
-        return {name: value.detach() for name, value in metrics.items()}
-
-    def _next_value(self, critics: str, following: Tensor, noise: Tensor) -> Tensor:
-        actions = self.actions(self.targets["actor"], following, noise)
-        values = self.targets[critics](torch.cat([following, actions], -1)).squeeze(-1)
-        return mixed_target(values, self.config.target_mix, self.config.sampled_actions)
+        return detached(
+            {
+                "vae_loss": vae_loss,
+                "critic_loss": q_loss,
+                "cost_critic_loss": qc_loss,
+                "actor_loss": actor_loss,
+                "cost_penalty": penalty,
+                "cost_value": cost_value.mean(1),
+                "multiplier": multiplier,
+            }
+        )
 
     def policies(self, replica: int) -> dict[str, Policy]:
         """One replica's policy; it samples, at evaluation too."""
         actor = self.networks["actor"]
         assert isinstance(actor, StackedMLP)
-        return {
-            "bcq-lag": PerturbedPolicy(
-                self.vae.decoder.unstacked(replica), actor.unstacked(replica), self.vae.latent_size, self.config.phi
-            )
-        }
+        networks = self.vae.decoder.unstacked(replica), actor.unstacked(replica)
+        return {"bcq-lag": PerturbedPolicy(*networks, self.vae.latent_size, self.config.phi)}
 
     def parts(self) -> dict[str, Any]:
         """Networks, targets, optimisers and the multiplier's controller."""
-        return {
-            "vae": self.vae,
-            "networks": self.networks,
-            "targets": self.targets,
-            "vae_optimizer": self.vae_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-            "multiplier": self.multiplier,
-        }
+        optimizers = ("vae_optimizer", "critic_optimizer", "actor_optimizer")
+        return named(self, "vae", "networks", "targets", *optimizers, "multiplier")
 
     def diagnose(self, batch: Batch) -> dict[str, Tensor]:
         """The critics, as the actor's step reads them."""
-        pairs = torch.cat([batch["observations"], batch["actions"]], -1)
-        values, costs = (self.networks[name](pairs).squeeze(-1) for name in ("critics", "cost_critics"))
-        return critics_on_held_out(
-            batch, self.config, values.amin(1), reduced(costs, self.config.cost_critic_reduction)
-        )
+        return twins_on_held_out(batch, self.config, self.networks)
 
 
 def perturbed(actions: Tensor, output: Tensor, phi: float) -> Tensor:

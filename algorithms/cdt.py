@@ -20,8 +20,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from algorithms.networks import adam, clip_per_replica, joint_norm, minimise, single
-from algorithms.transformer import DropoutStreams, Transformer, TransformerHyperparameters
+from algorithms.parts.dropout import DropoutStreams
+from algorithms.parts.methods import detached
+from algorithms.parts.networks import single
+from algorithms.parts.optimisers import adam, clip_per_replica, joint_norm, minimise
+from algorithms.parts.policies import told
+from algorithms.parts.schedules import Schedule
+from algorithms.parts.transformer import Transformer, TransformerHyperparameters
 from harness.algorithm import Algorithm, Batch, Policy, Replica, Segments, Selection
 from harness.bounds import BatchSize, Steps
 from harness.data.augmentation import augment
@@ -222,7 +227,7 @@ class CDT(Algorithm[CDTHyperparameters]):
         self.target_entropy = -float(task.action_size)
         log_temperature = torch.full((len(replicas),), math.log(config.init_temperature), device=device, dtype=dtype)
         self.temperature = nn.ParameterDict({"log": log_temperature})
-        self.updates = nn.ParameterDict({"count": torch.zeros((), device=device)}).requires_grad_(False)
+        self.schedule = Schedule.warm_up(config.learning_rate, config.warmup_steps, device)
         self.dropout = DropoutStreams(replicas, device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -246,7 +251,7 @@ class CDT(Algorithm[CDTHyperparameters]):
             observations,
             actions,
             batch["time_steps"],
-            self.dropout.draw(c, batch["time_steps"].shape[1:]),
+            self.dropout.draw(self.network.dropped(batch["time_steps"].shape[1:])),
         )
         share = mask / mask.sum((1, 2), keepdim=True)
         log_density = -0.5 * ((actions - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
@@ -269,26 +274,25 @@ class CDT(Algorithm[CDTHyperparameters]):
             clip_per_replica(gradients, norm, c.clip_grad)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        warmup = ((self.updates["count"] + 1) / c.warmup_steps).clamp(max=1)
-        self.optimizer.param_groups[0]["lr"] = c.learning_rate * warmup
+        self.optimizer.param_groups[0]["lr"] = rate = self.schedule.advance()
         self.optimizer.step()
-        self.updates["count"].add_(1)
         temperature_loss = temperature * (entropy - self.target_entropy).detach()
         minimise(self.temperature_optimizer, temperature_loss)
 
-        metrics = {
-            "loss": loss,
-            "actor_loss": actor_loss,
-            "nll": -likelihood,
-            "entropy": entropy,
-            "temperature": temperature,
-            "cost_loss": cost_loss,
-            "cost_accuracy": (share * (scores.argmax(-1) == costly)).sum((1, 2)),
-            "state_loss": state_loss,
-            "gradient_norm": norm,
-            "learning_rate": c.learning_rate * warmup.expand_as(loss),
-        }
-        return {name: value.detach() for name, value in metrics.items()}
+        return detached(
+            {
+                "loss": loss,
+                "actor_loss": actor_loss,
+                "nll": -likelihood,
+                "entropy": entropy,
+                "temperature": temperature,
+                "cost_loss": cost_loss,
+                "cost_accuracy": (share * (scores.argmax(-1) == costly)).sum((1, 2)),
+                "state_loss": state_loss,
+                "gradient_norm": norm,
+                "learning_rate": rate.expand_as(loss),
+            }
+        )
 
     def generators(self) -> Sequence[torch.Generator]:
         """The dropout's."""
@@ -300,14 +304,14 @@ class CDT(Algorithm[CDTHyperparameters]):
         return {"cdt": CDTPolicy(network, targets, int(-self.target_entropy), self.config)}
 
     def parts(self) -> dict[str, Any]:
-        """The network, the temperature, both optimisers, the dropout's generators and the count of updates."""
+        """The network, the temperature, both optimisers, the dropout's generators and the learning rate's schedule."""
         return {
             "network": self.network,
             "temperature": self.temperature,
             "optimizer": self.optimizer,
             "temperature_optimizer": self.temperature_optimizer,
             "dropout": self.dropout,
-            "updates": self.updates,
+            "updates": self.schedule,
         }
 
     def diagnose(self, batch: Batch) -> dict[str, Tensor]:
@@ -372,11 +376,9 @@ class CDTPolicy(Policy):
     def reset(self, seeds: Sequence[int], cost_limit: float | None) -> None:
         """Begin n episodes with empty contexts."""
         super().reset(seeds, cost_limit)
-        if cost_limit is None:
-            raise ValueError("cdt acts on a cost limit, and none was given")
-        count, c = len(seeds), self.config
-        self.reward_to_go = torch.full((count,), self.targets(cost_limit) * c.reward_scale)
-        self.cost_to_go = torch.full((count,), cost_limit * c.cost_scale)
+        count, limit, c = len(seeds), told(cost_limit, "cdt"), self.config
+        self.reward_to_go = torch.full((count,), self.targets(limit) * c.reward_scale)
+        self.cost_to_go = torch.full((count,), limit * c.cost_scale)
         self.context: list[Tensor] = []
         self.steps = 0
 

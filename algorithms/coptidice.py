@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from algorithms import diagnostics
-from algorithms.baseline import (
-    Baseline,
-    BaselineHyperparameters,
-    MeanActionPolicy,
-    cost_limits,
-    discounted_limit,
-    scaled,
-)
-from algorithms.networks import SQUASHED_LOG_STD_RANGE, StackedGaussian, StackedMLP, adam, minimise
+from algorithms.parts import diagnostics
+from algorithms.parts.lagrangian import LimitedMethod
+from algorithms.parts.limits import cost_limits, discounted_limit
+from algorithms.parts.methods import ActorCriticHyperparameters, affordable, detached, named, scaled
+from algorithms.parts.networks import Builder
+from algorithms.parts.optimisers import adam, minimise
+from algorithms.parts.policies import MeanActionPolicy
 from harness.algorithm import Batch, Policy, Replica, Selection
-from harness.bounds import Count, require_weights, weights
+from harness.bounds import Count
 from harness.data.dataset import Dataset
 from harness.tasks import Task
 
@@ -36,7 +33,7 @@ AUGMENTATION = 0.1
 """The actor's observations and actions carry noise of this many standard deviations of the data."""
 
 
-class COptiDICEHyperparameters(BaselineHyperparameters):
+class COptiDICEHyperparameters(ActorCriticHyperparameters):
     """Defaults are OSRL's (``examples/configs/coptidice_configs.py``)."""
 
     actor_lr: float = Field(1e-4, gt=0, description="Adam's learning rate for the actor")
@@ -55,13 +52,10 @@ class COptiDICEHyperparameters(BaselineHyperparameters):
         "the limit divided by the episode's length",
     )
 
-    @model_validator(mode="after")
-    def _affordable(self) -> Self:
-        require_weights(max(self.num_nu, self.num_chi) * weights(self.critic_hidden_sizes))
-        return self
+    _affordable = affordable("num_nu", "num_chi")
 
 
-class COptiDICE(Baseline[COptiDICEHyperparameters]):
+class COptiDICE(LimitedMethod[COptiDICEHyperparameters]):
     """R COptiDICE agents side by side."""
 
     Hyperparameters = COptiDICEHyperparameters
@@ -103,19 +97,15 @@ class COptiDICE(Baseline[COptiDICEHyperparameters]):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config = c = config
-        observation, action = task.observation_size, task.action_size
-        generators = [replica.generator("weights") for replica in replicas]
-
-        def ensemble(count: int) -> StackedMLP:
-            return StackedMLP(generators, (observation, *c.critic_hidden_sizes, 1), count, dtype)
+        build, observation = Builder.of(replicas, device, dtype), task.observation_size
 
         def measured(name: str) -> Tensor:
             values = np.stack([replica.statistics[name] for replica in replicas])
-            return torch.as_tensor(values).to(device, dtype)
+            return torch.as_tensor(values).to(device, dtype).unsqueeze(1)
 
-        actor_sizes = (observation, *c.actor_hidden_sizes, action)
-        self.actor = StackedGaussian(generators, actor_sizes, SQUASHED_LOG_STD_RANGE, dtype).to(device)
-        self.nu, self.chi = ensemble(c.num_nu).to(device), ensemble(c.num_chi).to(device)
+        self.actor = build.gaussian(observation, *c.actor_hidden_sizes, task.action_size)
+        self.nu = build.mlp(observation, *c.critic_hidden_sizes, 1, ensemble=c.num_nu)
+        self.chi = build.mlp(observation, *c.critic_hidden_sizes, 1, ensemble=c.num_chi)
         ones = torch.ones(len(replicas), device=device, dtype=dtype)
         # Both are kept positive by a softplus.
         self.scalars = nn.ParameterDict({"lambda": ones.clone(), "tau": ones.clone()})
@@ -124,9 +114,9 @@ class COptiDICE(Baseline[COptiDICEHyperparameters]):
         else:
             threshold = cost_limits(c, replicas) / task.max_episode_steps
         self.threshold = threshold.to(device, dtype)
-        self.initial_share = measured("initial_share").unsqueeze(1)
-        self.observation_noise = AUGMENTATION * measured("observation_std").unsqueeze(1)
-        self.action_noise = AUGMENTATION * measured("action_std").unsqueeze(1)
+        self.initial_share = measured("initial_share")
+        self.observation_noise = AUGMENTATION * measured("observation_std")
+        self.action_noise = AUGMENTATION * measured("action_std")
         groups = [(c.critic_lr, self.nu.parameters()), (c.scalar_lr, [self.scalars["lambda"]])]
         if c.cost_ub_epsilon > 0:
             groups += [(c.critic_lr, self.chi.parameters()), (c.scalar_lr, [self.scalars["tau"]])]
@@ -181,20 +171,21 @@ class COptiDICE(Baseline[COptiDICEHyperparameters]):
         actor_loss = -(new_weights * log_density.sum(-1)).mean(1)
         minimise(self.actor_optimizer, actor_loss)
 
-        metrics = {
-            "nu_loss": nu_loss,
-            "chi_loss": chi_loss,
-            "tau_loss": tau_loss,
-            "lambda_loss": lambda_loss,
-            "actor_loss": actor_loss,
-            "td_error": advantage.square().mean(1),
-            "divergence": divergence(w, c.divergence).mean(1),
-            "kl": kl,
-            "weighted_cost": weighted_cost,
-            "tau": tau,
-            "multiplier": multiplier,
-        }
-        return {name: value.detach() for name, value in metrics.items()}
+        return detached(
+            {
+                "nu_loss": nu_loss,
+                "chi_loss": chi_loss,
+                "tau_loss": tau_loss,
+                "lambda_loss": lambda_loss,
+                "actor_loss": actor_loss,
+                "td_error": advantage.square().mean(1),
+                "divergence": divergence(w, c.divergence).mean(1),
+                "kl": kl,
+                "weighted_cost": weighted_cost,
+                "tau": tau,
+                "multiplier": multiplier,
+            }
+        )
 
     def _weights(self, advantage: Tensor) -> Tensor:
         """How the optimal policy would visit the transitions, relative to the data: max(0, f'^-1(e / alpha))."""
@@ -211,14 +202,7 @@ class COptiDICE(Baseline[COptiDICEHyperparameters]):
 
     def parts(self) -> dict[str, Any]:
         """Networks, lambda and tau, and both optimisers."""
-        return {
-            "actor": self.actor,
-            "nu": self.nu,
-            "chi": self.chi,
-            "scalars": self.scalars,
-            "weight_optimizer": self.weight_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }
+        return named(self, "actor", "nu", "chi", "scalars", "weight_optimizer", "actor_optimizer")
 
     def diagnose(self, batch: Batch) -> dict[str, Tensor]:
         """nu, which values states by the rewards less lambda times the costs, scaled as in training."""

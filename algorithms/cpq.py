@@ -14,27 +14,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from algorithms.baseline import (
-    LOG_ALPHA_BOUND,
-    Baseline,
-    MeanActionPolicy,
-    QLearningHyperparameters,
-    critic_loss,
-    critics_on_held_out,
-    discounted_limit,
-    latent_size,
-    scaled,
-)
-from algorithms.networks import (
-    SQUASHED_LOG_STD_RANGE,
-    StackedGaussian,
-    StackedMLP,
-    StackedVAE,
-    adam,
-    gaussian_kl,
-    minimise,
-    polyak_update,
-)
+from algorithms.parts.critics import backups, critic_loss, critics_on_held_out, least
+from algorithms.parts.cvae import StackedVAE, latent_size
+from algorithms.parts.lagrangian import LimitedMethod, ascend
+from algorithms.parts.limits import discounted_limit
+from algorithms.parts.losses import gaussian_kl
+from algorithms.parts.methods import QLearningHyperparameters, detached, named
+from algorithms.parts.networks import Builder, frozen
+from algorithms.parts.optimisers import adam, minimise, polyak_update
+from algorithms.parts.policies import MeanActionPolicy
 from harness.algorithm import Batch, Policy, Replica
 from harness.tasks import Task
 
@@ -57,7 +45,7 @@ class CPQHyperparameters(QLearningHyperparameters):
     )
 
 
-class CPQ(Baseline[CPQHyperparameters]):
+class CPQ(LimitedMethod[CPQHyperparameters]):
     """R CPQ agents side by side."""
 
     Hyperparameters = CPQHyperparameters
@@ -89,19 +77,16 @@ class CPQ(Baseline[CPQHyperparameters]):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config = c = config
-        observation, action = task.observation_size, task.action_size
-        generators = [replica.generator("weights") for replica in replicas]
-
-        def critics(count: int) -> StackedMLP:
-            return StackedMLP(generators, (observation + action, *c.critic_hidden_sizes, 1), count, dtype)
-
-        actor_sizes = (observation, *c.actor_hidden_sizes, action)
-        self.actor = StackedGaussian(generators, actor_sizes, SQUASHED_LOG_STD_RANGE, dtype).to(device)
-        self.vae = StackedVAE(generators, (observation, c.vae_hidden_size, latent_size(task), action), dtype).to(device)
-        self.critics = nn.ModuleDict({"reward": critics(c.num_q), "cost": critics(c.num_qc)}).to(device)
-        self.targets = nn.ModuleDict({"reward": critics(c.num_q), "cost": critics(c.num_qc)})
-        self.targets.to(device).requires_grad_(False)
-        self.targets.load_state_dict(self.critics.state_dict())
+        build, pair = Builder.of(replicas, device, dtype), task.observation_size + task.action_size
+        self.actor = build.gaussian(task.observation_size, *c.actor_hidden_sizes, task.action_size)
+        self.vae = StackedVAE(build, task, c.vae_hidden_size)
+        self.critics = nn.ModuleDict(
+            {
+                "reward": build.mlp(pair, *c.critic_hidden_sizes, 1, ensemble=c.num_q),
+                "cost": build.mlp(pair, *c.critic_hidden_sizes, 1, ensemble=c.num_qc),
+            }
+        )
+        self.targets = frozen(self.critics)
         self.threshold = discounted_limit(c, task, replicas).to(device, dtype)
         self.scalars = nn.ParameterDict({"log_alpha": torch.zeros_like(self.threshold)}).requires_grad_(False)
         self.vae_optimizer = adam([(c.vae_lr, self.vae.parameters())])
@@ -116,8 +101,6 @@ class CPQ(Baseline[CPQHyperparameters]):
         """
         c, threshold = self.config, self.threshold.unsqueeze(1)
         observations, actions, following = batch["observations"], batch["actions"], batch["next_observations"]
-        rewards, costs, alive = scaled(batch, c)
-
         vae_loss = self.vae.loss(observations, actions, noise["vae"], c.vae_beta)
         minimise(self.vae_optimizer, vae_loss)
 
@@ -125,22 +108,17 @@ class CPQ(Baseline[CPQHyperparameters]):
             mean, log_std = self.actor(following)
             proposed = self._pairs(following, mean, log_std, noise["reward_target"])
             safe = least(self.targets["cost"], proposed) <= threshold
-            backup = rewards + c.gamma * alive * safe * least(self.targets["reward"], proposed)
+            value = safe * least(self.targets["reward"], proposed)
             proposed = self._pairs(following, mean, log_std, noise["cost_target"])
-            future = c.gamma * (1 if c.cost_bootstrap_through_done else alive)
-            cost_backup = costs + future * least(self.targets["cost"], proposed)
+            backup, cost_backup = backups(batch, c, value, least(self.targets["cost"], proposed))
         pairs = torch.cat([observations, actions], -1)
         q_loss = critic_loss(self.critics["reward"](pairs).squeeze(-1), backup)
         qc_loss = critic_loss(self.critics["cost"](pairs).squeeze(-1), cost_backup)
         ood_cost = self._out_of_distribution_cost(observations, noise["sampled"])
-        alpha = self.scalars["log_alpha"].exp()
         ood_excess = c.ood_cost * self.threshold - ood_cost
-        penalised = qc_loss + alpha * ood_excess
+        penalised = qc_loss + self.scalars["log_alpha"].exp() * ood_excess
         minimise(self.critic_optimizer, q_loss + penalised)
-        with torch.no_grad():
-            self.scalars["log_alpha"].add_(c.alpha_lr * alpha * ood_excess.detach()).clamp_(
-                -LOG_ALPHA_BOUND, LOG_ALPHA_BOUND
-            )
+        ascend(self.scalars["log_alpha"], c.alpha_lr, ood_excess)
 
         mean, log_std = self.actor(observations)
         pairs = self._pairs(observations, mean, log_std, noise["actor"])
@@ -151,18 +129,18 @@ class CPQ(Baseline[CPQHyperparameters]):
         actor_loss = -(safe * reward_value).mean(1)
         minimise(self.actor_optimizer, actor_loss)
         polyak_update(self.targets.parameters(), self.critics.parameters(), c.polyak)
-
-        metrics = {
-            "vae_loss": vae_loss,
-            "critic_loss": q_loss,
-            "cost_critic_loss": penalised,
-            "actor_loss": actor_loss,
-            "alpha": self.scalars["log_alpha"].exp(),
-            "ood_cost": ood_cost,
-            "cost_value": cost_value.mean(1),
-            "safe_actions": safe.to(vae_loss.dtype).mean(1),
-        }
-        return {name: value.detach() for name, value in metrics.items()}
+        return detached(
+            {
+                "vae_loss": vae_loss,
+                "critic_loss": q_loss,
+                "cost_critic_loss": penalised,
+                "actor_loss": actor_loss,
+                "alpha": self.scalars["log_alpha"].exp(),
+                "ood_cost": ood_cost,
+                "cost_value": cost_value.mean(1),
+                "safe_actions": safe.to(vae_loss.dtype).mean(1),
+            }
+        )
 
     @staticmethod
     def _pairs(observations: Tensor, mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
@@ -190,25 +168,11 @@ class CPQ(Baseline[CPQHyperparameters]):
 
     def parts(self) -> dict[str, Any]:
         """Networks, targets, optimisers and the penalty's multiplier."""
-        return {
-            "actor": self.actor,
-            "vae": self.vae,
-            "critics": self.critics,
-            "targets": self.targets,
-            "scalars": self.scalars,
-            "vae_optimizer": self.vae_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }
+        optimizers = ("vae_optimizer", "critic_optimizer", "actor_optimizer")
+        return named(self, "actor", "vae", "critics", "targets", "scalars", *optimizers)
 
     def diagnose(self, batch: Batch) -> dict[str, Tensor]:
         """The critics, as the actor's step reads them."""
         pairs = torch.cat([batch["observations"], batch["actions"]], -1)
         values, costs = (least(self.critics[name], pairs) for name in ("reward", "cost"))
         return critics_on_held_out(batch, self.config, values, costs)
-
-
-def least(critics: nn.Module, pairs: Tensor) -> Tensor:
-    """The smallest value that an ensemble gives each pair: (R, B, dim) -> (R, B)."""
-    values: Tensor = critics(pairs)
-    return values.squeeze(-1).amin(1)

@@ -15,18 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from algorithms import diagnostics
-from algorithms.networks import (
-    Gaussian,
-    StackedGaussian,
-    StackedMLP,
-    adam,
-    gaussian_kl,
-    minimise,
-    per_replica_mean,
-    polyak_update,
-)
-from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica
+from algorithms.parts import diagnostics
+from algorithms.parts.critics import least, mean_critic_loss, most
+from algorithms.parts.losses import expectile_loss, gaussian_kl
+from algorithms.parts.methods import TransitionHyperparameters, TransitionMethod, detached, going_on, named
+from algorithms.parts.networks import Builder, Gaussian, StackedGaussian, StackedMLP, frozen
+from algorithms.parts.optimisers import adam, minimise, polyak_update
+from harness.algorithm import Batch, Policy, Replica
 from harness.bounds import BatchSize, HiddenSizes, Steps, Width
 from harness.tasks import Task
 
@@ -34,7 +29,7 @@ FEW = 0.02
 """Share of a batch below which the effective sample of the safety weights counts as collapsed."""
 
 
-class LSPCHyperparameters(Hyperparameters):
+class LSPCHyperparameters(TransitionHyperparameters):
     """Defaults are the authors' (``lspc_iql_configs.py``)."""
 
     steps: Steps = Field(1_000_000, description="gradient steps of one training run")
@@ -62,9 +57,6 @@ class LSPCHyperparameters(Hyperparameters):
     )
     reward_scale: float = Field(1.0, gt=0, description="rewards are multiplied by this")
     cost_scale: float = Field(1.0, gt=0, description="costs are multiplied by this")
-    timeouts_terminal: bool = Field(
-        True, description="treat a time limit as terminal in the targets, as the authors do"
-    )
 
 
 class CostLosses(NamedTuple):
@@ -77,7 +69,7 @@ class CostLosses(NamedTuple):
     qc_loss: Tensor
 
 
-class LSPC(Algorithm[LSPCHyperparameters]):
+class LSPC(TransitionMethod[LSPCHyperparameters]):
     """R LSPC agents side by side."""
 
     Hyperparameters = LSPCHyperparameters
@@ -94,12 +86,6 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         return ("lspc-s", "lspc-o")
 
     @classmethod
-    def columns(cls, config: LSPCHyperparameters) -> tuple[str, ...]:
-        """Transitions with rewards, costs and what ends an episode."""
-        end = "done" if config.timeouts_terminal else "terminals"
-        return ("observations", "actions", "next_observations", "rewards", "costs", end)
-
-    @classmethod
     def noise(cls, config: LSPCHyperparameters, task: Task) -> dict[str, tuple[int, ...]]:
         """Reparameterisation noise of the CVAE and of the latent safety encoder."""
         shape = (config.batch_size, config.latent_dim)
@@ -114,28 +100,21 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config, self.replicas = config, replicas
+        build, hidden = Builder.of(replicas, device, dtype), config.hidden_sizes
         observation, action, latent = task.observation_size, task.action_size, config.latent_dim
-        hidden = config.hidden_sizes
-        generators = [replica.generator("weights") for replica in replicas]
-
-        def critics(inputs: int, ensemble: int | None) -> StackedMLP:
-            return StackedMLP(generators, (inputs, *hidden, 1), ensemble, dtype)
-
+        pair = observation + action
         self.networks = nn.ModuleDict(
             {
-                "v": critics(observation, None),
-                "q": critics(observation + action, 2),
-                "vc": critics(observation, None),
-                "qc": critics(observation + action, 2),
-                "encoder": StackedGaussian(generators, (observation + action, *hidden, latent), (-4.0, 15.0), dtype),
-                "decoder": StackedMLP(generators, (observation + latent, *hidden, action), dtype=dtype),
-                "latent_encoder": StackedGaussian(generators, (observation, *hidden, latent), (-10.0, 2.0), dtype),
+                "v": build.mlp(observation, *hidden, 1),
+                "q": build.mlp(pair, *hidden, 1, ensemble=2),
+                "vc": build.mlp(observation, *hidden, 1),
+                "qc": build.mlp(pair, *hidden, 1, ensemble=2),
+                "encoder": build.gaussian(pair, *hidden, latent, log_std_range=(-4.0, 15.0)),
+                "decoder": build.mlp(observation + latent, *hidden, action),
+                "latent_encoder": build.gaussian(observation, *hidden, latent, log_std_range=(-10.0, 2.0)),
             }
-        ).to(device)
-        self.targets = nn.ModuleDict({"q": critics(observation + action, 2), "qc": critics(observation + action, 2)})
-        self.targets.to(device).requires_grad_(False)
-        for name, target in self.targets.items():
-            target.load_state_dict(self.networks[name].state_dict())
+        )
+        self.targets = frozen(nn.ModuleDict({name: self.networks[name] for name in ("q", "qc")}))
 
         def group(lr: float, *names: str) -> tuple[float, list[nn.Parameter]]:
             return lr, [p for name in names for p in self.networks[name].parameters()]
@@ -157,16 +136,16 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         """
         c, net = self.config, self.networks
         observations, actions, following = batch["observations"], batch["actions"], batch["next_observations"]
-        rewards, alive = batch["rewards"] * c.reward_scale, self._alive(batch)
+        rewards, alive = batch["rewards"] * c.reward_scale, going_on(batch, c)
         pairs = torch.cat([observations, actions], -1)
         with torch.no_grad():
             q_target = rewards + c.gamma * alive * net["v"](following).squeeze(-1)
-            q = self.targets["q"](pairs).squeeze(-1).amin(1)
+            q = least(self.targets["q"], pairs)
 
         # 1 and 2: reward value and critics.
         advantage = q - net["v"](observations).squeeze(-1)
         v_loss = expectile_loss(advantage, c.expectile)
-        q_loss = per_replica_mean((net["q"](pairs).squeeze(-1) - q_target.unsqueeze(1)).square())
+        q_loss = mean_critic_loss(net["q"](pairs).squeeze(-1), q_target)
         # 3 and 4: cost value and critics, with the safety mask.
         cost = self.cost_losses(batch)
         mask = self._safe(cost.vc, cost.qc)
@@ -189,29 +168,30 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         latent_loss = (reward_weight * (self.decode(observations, latents) - actions).square().sum(-1)).mean(1)
         minimise(self.latent_optimizer, latent_loss)
 
-        metrics = {
-            "v_loss": v_loss,
-            "q_loss": q_loss,
-            "vc_loss": cost.vc_loss,
-            "qc_loss": cost.qc_loss,
-            "vae_loss": vae_loss,
-            "latent_loss": latent_loss,
-            "reconstruction": reconstruction.mean(1),
-            "kl": kl.mean(1),
-            "cost_value": cost.vc.mean(1),
-            "safety_mask": mask.mean(1),
-            "effective_sample": effective_sample(safety_weight),
-        }
-        return {name: value.detach() for name, value in metrics.items()}
+        return detached(
+            {
+                "v_loss": v_loss,
+                "q_loss": q_loss,
+                "vc_loss": cost.vc_loss,
+                "qc_loss": cost.qc_loss,
+                "vae_loss": vae_loss,
+                "latent_loss": latent_loss,
+                "reconstruction": reconstruction.mean(1),
+                "kl": kl.mean(1),
+                "cost_value": cost.vc.mean(1),
+                "safety_mask": mask.mean(1),
+                "effective_sample": effective_sample(safety_weight),
+            }
+        )
 
     def cost_losses(self, batch: Batch) -> CostLosses:
         """Steps 3 and 4, which read nothing of the other networks."""
         c, net = self.config, self.networks
-        costs, alive = batch["costs"] * c.cost_scale, self._alive(batch)
+        costs, alive = batch["costs"] * c.cost_scale, going_on(batch, c)
         pairs = torch.cat([batch["observations"], batch["actions"]], -1)
         with torch.no_grad():
             target = costs + c.gamma * alive * net["vc"](batch["next_observations"]).squeeze(-1).clamp(min=0)
-            qc = self.targets["qc"](pairs).squeeze(-1).amax(1).clamp(min=0)
+            qc = most(self.targets["qc"], pairs).clamp(min=0)
         vc = net["vc"](batch["observations"]).squeeze(-1)
         if c.cost_value_gradient == "published":
             vc = vc.clamp(min=0)
@@ -220,12 +200,8 @@ class LSPC(Algorithm[LSPCHyperparameters]):
             qc,
             vc - qc,
             expectile_loss(vc - qc, c.expectile),
-            per_replica_mean((net["qc"](pairs).squeeze(-1) - target.unsqueeze(1)).square()),
+            mean_critic_loss(net["qc"](pairs).squeeze(-1), target),
         )
-
-    def _alive(self, batch: Batch) -> Tensor:
-        """1 where the episode goes on, (R, B)."""
-        return 1 - batch["done" if self.config.timeouts_terminal else "terminals"]
 
     def _safe(self, vc: Tensor, qc: Tensor) -> Tensor:
         """The safety mask: 1 where both cost estimates are below the threshold, (R, B)."""
@@ -258,22 +234,7 @@ class LSPC(Algorithm[LSPCHyperparameters]):
 
     def parts(self) -> dict[str, Any]:
         """Networks, targets and both optimisers."""
-        return {
-            "networks": self.networks,
-            "targets": self.targets,
-            "optimizer": self.optimizer,
-            "latent_optimizer": self.latent_optimizer,
-        }
-
-    @classmethod
-    def diagnostic_columns(cls, config: LSPCHyperparameters) -> tuple[str, ...]:
-        """What calibrations want."""
-        return diagnostics.COLUMNS
-
-    @classmethod
-    def diagnostic_discount(cls, config: LSPCHyperparameters) -> float:
-        """The critics'."""
-        return config.gamma
+        return named(self, "networks", "targets", "optimizer", "latent_optimizer")
 
     def diagnose(self, batch: Batch) -> dict[str, Tensor]:
         """The CVAE's parts of its loss, what lies between its codes, the safety mask, and all critics.
@@ -291,8 +252,8 @@ class LSPC(Algorithm[LSPCHyperparameters]):
         inside = (between >= actions.amin(1, keepdim=True)) & (between <= actions.amax(1, keepdim=True))
 
         v, vc = (net[name](observations).squeeze(-1) for name in ("v", "vc"))
-        q, qc = (self.targets[name](pairs).squeeze(-1) for name in ("q", "qc"))
-        vc, qc = vc.clamp(min=0), qc.amax(1).clamp(min=0)
+        q, qc = least(self.targets["q"], pairs), most(self.targets["qc"], pairs).clamp(min=0)
+        vc = vc.clamp(min=0)
         let_through = self._safe(vc, qc)
         rewards, costs = batch["discounted_rewards_to_go"], batch["discounted_costs_to_go"]
         safe = batch["safe"] > 0
@@ -305,16 +266,10 @@ class LSPC(Algorithm[LSPCHyperparameters]):
             "mask_unsafe": diagnostics.mean_over(let_through, ~safe),
             **diagnostics.cost_levels(costs, safe),
             **diagnostics.calibration("v", v / c.reward_scale, rewards),
-            **diagnostics.calibration("q", q.amin(1) / c.reward_scale, rewards),
+            **diagnostics.calibration("q", q / c.reward_scale, rewards),
             **diagnostics.cost_calibration("vc", vc / c.cost_scale, costs, safe),
             **diagnostics.cost_calibration("qc", qc / c.cost_scale, costs, safe),
         }
-
-
-def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
-    """Batch mean of |tau - 1(u < 0)| u^2 for differences u (R, B): (R,)."""
-    weight = torch.abs(expectile - (difference < 0).to(difference.dtype))
-    return (weight * difference.square()).mean(1)
 
 
 def effective_sample(weights: Tensor) -> Tensor:

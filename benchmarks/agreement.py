@@ -10,7 +10,7 @@ equals one in twenty intervals misses 0; what they say together is the smallest 
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,9 @@ def compare(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float, 
 
 
 def main() -> None:
-    samples = final_means(open_results(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="a folder of results")
+    samples = final_means(open_results(parser.parse_args().results))
     rows, ps, missed = [], [], 0
     for task, algorithm in samples:
         if algorithm.startswith("osrl-"):

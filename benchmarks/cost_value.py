@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from algorithms.lspc import LSPC, LSPCHyperparameters
-from algorithms.networks import adam, minimise, polyak_update
+from algorithms.parts.optimisers import adam, minimise, polyak_update
 from harness.algorithm import Replica, Selection
 from harness.data.dataset import Dataset, load_dataset
 from harness.data.draws import prepare

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from throughput import machine
 
-from algorithms.bc import ClonedPolicy
+from algorithms.parts.policies import ClonedPolicy
 from harness.evaluation import CHUNK, Evaluator, episode_seeds
 from harness.report.tables import markdown_table
 from harness.tasks import Task, find_task

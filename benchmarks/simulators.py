@@ -2,7 +2,7 @@
 
     python benchmarks/simulators.py --output docs/tasks.json && python docs/write_tasks.py
     python benchmarks/simulators.py PointGoal1 easysparse
-    python benchmarks/simulators.py navigation --plain             # as safety-gymnasium has it, without our speed-up
+    python benchmarks/simulators.py navigation bullet --plain      # as their packages have them, without our speed-ups
 
 One process, random actions. An episode is recorded in a fresh process, and once more in another that has run episodes
 of other tasks and of this task before; all numbers of all steps are compared.
@@ -24,7 +24,7 @@ from throughput import machine
 
 from harness import simulators
 from harness.report.tables import markdown_table
-from harness.simulators import Environment, safety_gymnasium
+from harness.simulators import Environment, bullet, safety_gymnasium
 from harness.tasks import all_tasks, find_task, select_tasks
 
 SEED = 7
@@ -105,11 +105,12 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", default=["all"], help="default: all")
     parser.add_argument("--seconds", type=float, default=4.0, help="of stepping and resetting, a task")
     parser.add_argument("--output", type=Path, default=None, help="where the figures go as JSON")
-    parser.add_argument("--plain", action="store_true", help="leave out harness/simulators/navigation.py")
+    parser.add_argument("--plain", action="store_true", help="leave out simulators/navigation.py and bullet_client.py")
     parser.add_argument("--record", type=Path, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.plain:
         safety_gymnasium.speed_up = lambda: None
+        bullet.speed_up = lambda environment: None
     if arguments.record is not None:
         record(arguments.tasks[0], arguments.record, with_a_past=arguments.record.stem == "past")
         return

@@ -6,14 +6,16 @@
 
 The reference of a baseline is OSRL's script loop with its DataLoader of eight workers; that of LSPC, which OSRL does
 not have, is the plain transcription of its authors' step in tests/parity/lspc_reference.py, fed in the same way. "Step
-alone" is the same without loading data: one agent, plainly written.
+alone" is the same without loading data: one agent, plainly written. CAPS, CCAC, FISOR and TraC have that alone, by
+their transcriptions in tests/parity, and CCAC and TraC beside it the "authors' step", where the environment names a
+clone of their code (benchmarks/plain.py). Of CAPS it is the backbone iql; of methods in two phases the dearer one.
 
 Every contender has a process of its own, because the memory setting with which lspc-bench trains on a CPU
 (harness/memory.py) holds for a whole process: the reference runs as shipped, without it, unless
 ``--reference-keeps-memory`` is given. The contenders of an algorithm take turns, one at a time, and the median of their
 turns counts. The data is made up, with the sizes of AntRun (33 observations, 8 actions), the settings are those
 published. "agents/s" is updates a second times replicas; the ratio is that of agents/s to the reference's loop, which
-trains one agent.
+trains one agent, or where there is none to the authors' step, or else to the step alone.
 
 The file that ``--output`` writes is what ``lspc-bench run --dry-run`` forecasts from (harness/forecast.py). One that is
 there already is added to, algorithm by algorithm, if it is of the same machine.
@@ -22,7 +24,6 @@ there already is added to, algorithm by algorithm, if it is of the same machine.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import multiprocessing
 import statistics
@@ -38,12 +39,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from plain import PHASES, authors_step, has_authors_code, transcribed
 
-from algorithms.osrl import sequence_dataset, silence
+from algorithms.osrl.models import sequence_dataset, silence
 from harness import registry
 from harness.algorithm import Policy, Replica
 from harness.data.dataset import KEYS, Dataset
-from harness.data.draws import prepare
+from harness.data.draws import Draws, prepare
 from harness.engine import make_engine
 from harness.errors import UserError
 from harness.evaluation import CHUNK
@@ -54,8 +56,10 @@ from harness.report.tables import markdown_table
 from harness.tasks import find_task
 
 TASK = find_task("AntRun")
-ALGORITHMS = ("bc", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt", "lspc")
-LOOP, ALONE = "loop", "step alone"
+PLAIN = ("caps", "ccac", "fisor", "trac")
+"""Those that OSRL does not have, nor its dataset what they train on."""
+ALGORITHMS = ("bc", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt", "lspc", *PLAIN)
+LOOP, ALONE, AUTHORS = "loop", "step alone", "authors' step"
 LOADER_WORKERS = 8  # OSRL's num_workers
 PAUSE = 2.0  # seconds in which the loader's workers fill their queue, and everyone comes to rest
 LIMIT = 10.0
@@ -65,7 +69,7 @@ Run = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Contender:
-    """What takes turns: the reference's ``loop`` or ``step alone``, or one of our engines with so many replicas."""
+    """What takes turns: the reference's ``loop`` or a step of it, or one of our engines with so many replicas."""
 
     algorithm: str
     kind: str
@@ -76,7 +80,7 @@ class Contender:
 
     @property
     def ours(self) -> bool:
-        return self.kind not in (LOOP, ALONE)
+        return self.kind not in (LOOP, ALONE, AUTHORS)
 
     @property
     def label(self) -> str:
@@ -105,10 +109,10 @@ def made_up_data(trajectories: int = 200) -> Dataset:
 
 
 def configure(name: str, batch_size: int | None) -> Any:
-    """The published settings, perhaps with another batch size."""
+    """The published settings, perhaps with another batch size, in the dearer of two phases."""
     kind = registry.load(name)
     changed = {} if batch_size is None else {"batch_size": batch_size}
-    return kind.Hyperparameters.model_validate({**kind.published(TASK), **changed})
+    return kind.Hyperparameters.model_validate({**kind.published(TASK), **changed, **PHASES.get(name, {})})
 
 
 def ours(contender: Contender, data: Dataset, config: Any) -> Run:
@@ -118,9 +122,7 @@ def ours(contender: Contender, data: Dataset, config: Any) -> Run:
         UserError: this algorithm ends up with another engine.
     """
     kind, notes = registry.load(contender.algorithm), []
-    replicas = [Replica(seed, LIMIT) for seed in range(contender.replicas)]
-    selections = [kind.select(data, config, one) for one in replicas]
-    replicas, draws = prepare(kind, config, data, replicas, selections, contender.device)
+    replicas, draws = drawn(contender, data, config)
     algorithm = kind(config, TASK, replicas, contender.device)
     engine = make_engine(contender.kind, algorithm, draws, notes.append)
 
@@ -130,6 +132,14 @@ def ours(contender: Contender, data: Dataset, config: Any) -> Run:
             raise UserError("; ".join(notes) or f"runs as {engine.name}")
 
     return run
+
+
+def drawn(contender: Contender, data: Dataset, config: Any) -> tuple[list[Replica], Draws]:
+    """The contender's replicas, and what they train on."""
+    kind = registry.load(contender.algorithm)
+    replicas = [Replica(seed, LIMIT) for seed in range(contender.replicas)]
+    selections = [kind.select(data, config, one) for one in replicas]
+    return prepare(kind, config, data, replicas, selections, contender.device)
 
 
 def loaded_batches(name: str, data: Dataset, config: Any, device: str) -> Iterator[list[Any]]:
@@ -150,13 +160,18 @@ def loaded_batches(name: str, data: Dataset, config: Any, device: str) -> Iterat
 
 def reference(contender: Contender, data: Dataset, config: Any) -> Run:
     """One agent of the reference code: a pass of its loop, or its step on a batch that is already there."""
-    step = lspc_step(config, contender.device) if contender.algorithm == "lspc" else osrl_step(contender, data, config)
-    batches = loaded_batches(contender.algorithm, data, config, contender.device)
+    name, device = contender.algorithm, contender.device
+    if name in PLAIN:
+        kept = {column: values[0] for column, values in drawn(contender, data, config)[1].at(0)[0].items()}
+        plain = (authors_step if contender.kind == AUTHORS else transcribed)(name, config, TASK, kept, device)
+        return lambda count: [plain(kept) for _ in range(count)]
+    step = lspc_step(config, device) if name == "lspc" else osrl_step(contender, data, config)
+    batches = loaded_batches(name, data, config, device)
     if contender.kind == LOOP:
         return lambda count: [step(next(batches)) for _ in range(count)]
-    kept = next(batches)
+    first = next(batches)
     batches.close()  # and its workers with it
-    return lambda count: [step(kept) for _ in range(count)]
+    return lambda count: [step(first) for _ in range(count)]
 
 
 def osrl_step(contender: Contender, data: Dataset, config: Any) -> Callable[[list[Any]], None]:
@@ -178,26 +193,10 @@ def osrl_step(contender: Contender, data: Dataset, config: Any) -> Callable[[lis
 
 
 def lspc_step(config: Any, device: str) -> Callable[[list[Any]], None]:
-    """The plain transcription's update, float32; its noise is drawn on the device."""
-    path = Path(__file__).parent.parent / "tests" / "parity" / "lspc_reference.py"
-    spec = importlib.util.spec_from_file_location("lspc_reference", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    same = {name: value for name, value in config if name in module.Settings.__dataclass_fields__}
-    settings = module.Settings(observation_size=TASK.observation_size, action_size=TASK.action_size, **same)
-    with torch.device(device):
-        agent = module.ReferenceLSPC(settings, torch.float32)
+    """The plain transcription's update, of OSRL's batches."""
     columns = ("observations", "next_observations", "actions", "rewards", "costs", "done")
-    shape = (config.batch_size, config.latent_dim)
-
-    def step(batch: list[Any]) -> None:
-        noise = {name: torch.randn(shape, device=device) for name in ("vae", "latent")}
-        agent.update(dict(zip(columns, batch, strict=True)), noise)
-
-    return step
+    update = transcribed("lspc", config, TASK, {}, device)
+    return lambda batch: update(dict(zip(columns, batch, strict=True)))
 
 
 # Turns
@@ -212,7 +211,8 @@ def compete(contender: Contender, seconds: float, pipe: Connection) -> None:
         if contender.keeps_memory:
             keep_freed_memory()
         data = made_up_data()
-        name = contender.algorithm if contender.ours or contender.algorithm == "lspc" else f"osrl-{contender.algorithm}"
+        osrls = not contender.ours and contender.algorithm not in (*PLAIN, "lspc")
+        name = f"osrl-{contender.algorithm}" if osrls else contender.algorithm
         config = configure(name, contender.batch_size)
         warnings.filterwarnings("ignore", message="This DataLoader will create 8 worker processes")
         with silence():
@@ -336,9 +336,9 @@ def measure(name: str, counts: Sequence[int], arguments: argparse.Namespace) -> 
     """
     shared = (arguments.batch_size, arguments.device)
     kept = arguments.device == "cpu"
-    contenders = [
-        Contender(name, kind, 1, *shared, kept and arguments.reference_keeps_memory) for kind in (LOOP, ALONE)
-    ]
+    references = [ALONE] if name in PLAIN else [LOOP, ALONE]
+    references += [AUTHORS] if has_authors_code(name) else []
+    contenders = [Contender(name, kind, 1, *shared, kept and arguments.reference_keeps_memory) for kind in references]
     contenders += [Contender(name, engine, count, *shared, kept) for engine in arguments.engines for count in counts]
     turns = compete_in_turns(contenders, arguments.rounds, arguments.seconds)
     updates = {contender: statistics.median(values) for contender, values in turns.items()}
@@ -364,20 +364,21 @@ def measure(name: str, counts: Sequence[int], arguments: argparse.Namespace) -> 
 
 
 def ratio(speed: Speed, engine: str, count: int) -> float | None:
-    """Agents' updates a second against the reference's loop."""
-    loop, updates = speed.reference.get(LOOP), speed.engines.get(engine, {}).get(count)
-    return None if loop is None or updates is None else count * updates / loop
+    """Agents' updates a second against the reference's loop, or else the authors' step, or else the step alone."""
+    found = (speed.reference[kind] for kind in (LOOP, AUTHORS, ALONE) if kind in speed.reference)
+    theirs, updates = next(found, None), speed.engines.get(engine, {}).get(count)
+    return None if theirs is None or updates is None else count * updates / theirs
 
 
 def table(algorithms: dict[str, Speed]) -> str:
     """A row for every algorithm and engine."""
     counts = all_counts(algorithms)
-    header = ["algorithm", "batch", "reference's loop", "its step alone", "engine"]
+    header = ["algorithm", "batch", "reference's loop", "its step alone", "authors' step", "engine"]
     for count in counts:
         header += [f"{count}: agents/s", "ratio"]
     rows = []
     for name, speed in algorithms.items():
-        plain = [short(speed.reference.get(kind)) for kind in (LOOP, ALONE)]
+        plain = [short(speed.reference.get(kind)) for kind in (LOOP, ALONE, AUTHORS)]
         for engine, updates in speed.engines.items():
             row = [name, str(speed.batch_size), *plain, engine]
             for count in counts:
@@ -408,7 +409,7 @@ def draw(measured: Measurement, path: Path) -> None:
     for panel, (name, speed) in zip(panels, measured.algorithms.items(), strict=False):
         for engine, updates in speed.engines.items():
             panel.plot(list(updates), [count * rate for count, rate in updates.items()], marker="o", label=engine)
-        for (kind, updates_a_second), style in zip(speed.reference.items(), ("--", ":"), strict=False):
+        for (kind, updates_a_second), style in zip(speed.reference.items(), ("--", ":", "-."), strict=False):
             panel.axhline(updates_a_second, color="black", linestyle=style, linewidth=1, label=f"reference's {kind}")
         panel.set(title=f"{name}, batch {speed.batch_size}", xscale="log", yscale="log")
         panel.set_xticks(counts, [str(count) for count in counts])

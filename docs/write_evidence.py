@@ -145,7 +145,9 @@ class Evidence:
     def overall(self) -> str:
         """The leaderboard over all tasks, and its picture."""
         picture = f"![Reward against cost of every policy, a panel for each task]({self.plane})"
-        return "\n\n".join([overall_table(self.board), LEGEND, *self.board.notes, picture])
+        return "\n\n".join(
+            [overall_table(self.board), f"{self.board.view.sentence} {LEGEND}", *self.board.notes, picture]
+        )
 
     def tasks(self) -> str:
         """A leaderboard for each task."""
@@ -155,7 +157,7 @@ class Evidence:
         """The picture of the learning curves."""
         return (
             f"![Reward and cost against training, two panels for each task]({self.curved})\n\n"
-            "Mean over seeds, a seed's number being the mean over its limits; the band is one standard error. Points "
+            "Mean over seeds, a seed's number being the mean over its limits; the band is their 95% interval. Points "
             "before the last rest on fewer episodes."
         )
 

@@ -24,7 +24,7 @@ def tables(name: str) -> str:
     text = markdown_table(["name", "default", "bounds", ""], rows)
     special = [
         [pattern, ", ".join(f"`{key}` {value}" for key, value in values.items())]
-        for pattern, values in algorithm.per_task.items()
+        for pattern, values in hyperparameters.published(algorithm).items()
     ]
     if special:
         text += "\n\nPublished settings for tasks (a later line wins):\n\n" + markdown_table(

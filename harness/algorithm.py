@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from harness.data.dataset import Dataset
 
 Batch = Mapping[str, Tensor]
+"""Tensors by name, the replica axis first."""
 
 
 class Hyperparameters(BaseModel):
@@ -73,19 +74,35 @@ class Replica:
 
 @dataclass(frozen=True)
 class Segments:
-    """The E entries from which an algorithm on sequences draws: a trajectory each, with its returns relabelled.
+    """The E entries from which an algorithm on sequences draws: each a trajectory, or a stretch of one.
 
     Args:
         trajectories: (E,) indices of trajectories; one may stand in several entries.
         weights: (E,) how often each is drawn, relative to the others.
-        reward_shift: (E,) added to the reward-to-go of every step.
-        cost_shift: (E,) added to the cost-to-go of every step.
+        reward_shift: (E,) added to the reward-to-go of every step, ``None`` for nothing.
+        cost_shift: (E,) added to the cost-to-go of every step, ``None`` for nothing.
+        starts: (E,) the step of its trajectory at which each begins; ``None``: at any, drawn anew every time.
+        length: steps of every segment, where the data decides it; ``None``: the algorithm's sequence length.
+        values: (E,) numbers by name, such as a label or a weight; a batch has those of its B entries, (R, B).
     """
 
     trajectories: NDArray[np.int64]
     weights: NDArray[np.float64]
-    reward_shift: NDArray[np.float64]
-    cost_shift: NDArray[np.float64]
+    reward_shift: NDArray[np.float64] | None = None
+    cost_shift: NDArray[np.float64] | None = None
+    starts: NDArray[np.int64] | None = None
+    length: int | None = None
+    values: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    @property
+    def nbytes(self) -> int:
+        """What they take of a device's memory, at the most: up to so many numbers of 8 bytes an entry."""
+        own = (self.reward_shift, self.cost_shift, self.starts, *self.values.values())
+        always = 3  # the shares up to an entry, its trajectory's first row and length
+        return 8 * len(self) * (always + sum(one is not None for one in own))
 
 
 @dataclass(frozen=True)
@@ -94,13 +111,24 @@ class Selection:
 
     Args:
         rows: (n,) indices of the transitions to draw from, ``None`` for all.
-        segments: what an algorithm with a sequence length draws from instead, ``None`` for all trajectories alike.
+        segments: what an algorithm on sequences draws from instead, ``None`` for all trajectories alike.
         statistics: what the algorithm wants to know of the data; its constructor finds it in the replica.
     """
 
     rows: NDArray[np.int64] | None = None
     segments: Segments | None = None
     statistics: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def window(self, sequence_length: int | None) -> int | None:
+        """Steps of what is drawn, for an algorithm with this sequence length; ``None`` for transitions."""
+        given = None if self.segments is None else self.segments.length
+        return sequence_length if given is None else given
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes of a device's memory, at the most."""
+        rows = 0 if self.rows is None else self.rows.nbytes
+        return rows + (0 if self.segments is None else self.segments.nbytes)
 
 
 class Policy(nn.Module, ABC):
@@ -149,6 +177,7 @@ def acted(policy: Policy, observations: Tensor, action_size: int) -> Tensor:
 
 
 Config = TypeVar("Config", bound=Hyperparameters)
+"""The model of an algorithm's hyperparameters."""
 
 
 class Algorithm(ABC, Generic[Config]):
@@ -178,6 +207,9 @@ class Algorithm(ABC, Generic[Config]):
 
     per_task: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Published settings by task pattern (see :func:`harness.tasks.select_tasks`); a later pattern wins."""
+
+    extrapolated: ClassVar[tuple[str, ...]] = ()
+    """Of the settings in :attr:`per_task` those that were published for some of these tasks alone; tables say so."""
 
     step: int = 0
     """Updates made so far; the engine keeps it. :meth:`update` may only ask it what :meth:`variant` tells apart."""
@@ -213,7 +245,10 @@ class Algorithm(ABC, Generic[Config]):
 
     @classmethod
     def sequence_length(cls, config: Config) -> int | None:
-        """K, where a batch is of windows of K steps of a trajectory; ``None`` where it is of transitions."""
+        """K, where a batch is of windows of K steps of a trajectory; ``None`` where it is of transitions.
+
+        Where the data decides K, :meth:`select` gives segments of that length, and this stays ``None``.
+        """
         return None
 
     @classmethod
@@ -249,9 +284,9 @@ class Algorithm(ABC, Generic[Config]):
         engine may capture it in a CUDA graph.
 
         Args:
-            batch: the declared columns, (R, B) or (R, B, dim). With a sequence length (R, B, K) or (R, B, K, dim), zero
+            batch: the declared columns, (R, B) or (R, B, dim). Of windows or segments (R, B, K) or (R, B, K, dim), zero
                 behind a trajectory's end, and beside them ``mask`` (R, B, K), 1 where there is a step and 0 behind the
-                end, and ``time_steps`` (R, B, K), counted from the trajectory's start.
+                end, ``time_steps`` (R, B, K), counted from the trajectory's start, and the segments' values (R, B).
             noise: the declared noise, (R, *shape).
 
         Returns:
@@ -339,3 +374,22 @@ class Algorithm(ABC, Generic[Config]):
             this data cannot tell.
         """
         return {}
+
+
+PLACES = 16
+"""Where :func:`kinds_of_update` asks."""
+
+
+def kinds_of_update(algorithm: Algorithm[Any], steps: int) -> dict[Hashable, tuple[int, float]]:
+    """What kinds of update a training of so many steps makes, by :meth:`Algorithm.variant`.
+
+    Asked at :data:`PLACES` even places, of two steps each, so that both phases of a training and alternating steps are
+    seen; what comes once, in between, may not be.
+
+    Returns:
+        Of each kind its first step that was seen, and its share of all that were.
+    """
+    places = np.linspace(0, max(0, steps - 2), PLACES).round().astype(int).tolist()
+    asked = [step for place in places for step in (place, min(place + 1, steps - 1))]
+    kinds = [algorithm.variant(step) for step in asked]
+    return {kind: (asked[kinds.index(kind)], kinds.count(kind) / len(kinds)) for kind in kinds}

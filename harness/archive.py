@@ -22,17 +22,19 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError, nearest
-from harness.files import replacing, write_json, writing
+from harness.files import read_bytes, replacing, write_json, writing
 from harness.plan import Cell, Plan, PlannedCell
-from harness.store import DIAGNOSTICS, MANIFEST, TABLES, Note, Results, Status, Store, silent
+from harness.store import MANIFEST, TABLES, Note, Results, Status, Store, no_diagnostics, silent
+from harness.summary import Snapshot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +75,7 @@ class Archive:
         self.root = root
         path = root / MANIFEST
         try:
-            self._manifest = _Manifest.model_validate_json(path.read_bytes())
+            self._manifest = _Manifest.model_validate_json(read_bytes(path))
         except (OSError, ValidationError) as error:
             raise UserError(f"not an archive that this version can read: {error}", where=str(path)) from error
 
@@ -106,10 +108,9 @@ class Archive:
         return self._of(cell, "training", self._training).dropna(axis="columns", how="all")  # other cells' metrics
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
-        """What was measured of a finished cell by data alone, :data:`DIAGNOSTICS`; no row where nothing was."""
-        import pandas as pd
-
-        return self._diagnostics.get(cell.hash, pd.DataFrame(columns=list(DIAGNOSTICS)))
+        """What was measured of a finished cell by data alone, ``DIAGNOSTICS``; no row where nothing was."""
+        found = self._diagnostics.get(cell.hash)
+        return no_diagnostics() if found is None else found
 
     def verify(self) -> tuple[int, list[str]]:
         """Read everything; as :meth:`Store.verify`."""
@@ -178,7 +179,7 @@ class Archive:
     def _read(self, name: Name) -> bytes:
         path = self.root / self._file(name)
         try:
-            content = path.read_bytes()
+            content = read_bytes(path)
         except OSError as error:
             raise UserError(f"cannot be read, but the archive needs it: {error.strerror}", where=str(path)) from error
         if hashlib.sha256(content).hexdigest() != self._manifest.files[name]:
@@ -187,17 +188,21 @@ class Archive:
 
 
 def open_results(root: Path, checked: Iterable[str] = TABLES, note: Note = silent) -> Results:
-    """A results folder or an archive, to read.
+    """A results folder or an archive, to read: a folder as it is when it is looked at, see :class:`Snapshot`.
 
     Args:
         root: the folder.
-        checked: as of :class:`Store`; what reports read if nothing is said.
+        checked: of the files that reports read, those whose content is to be checked; with fewer than all of them,
+            a folder is a :class:`Store` that looks at the sizes of the others.
         note: is told what the user should know.
 
     Raises:
         UserError: it is neither.
     """
-    return Archive(root) if (root / MANIFEST).exists() else Store.existing(root, checked, note)
+    if (root / MANIFEST).exists():
+        return Archive(root)
+    store = Store.existing(root, checked, note)
+    return Snapshot(store) if store.checked >= set(TABLES) else store
 
 
 def chosen_plans(results: Results, suite: str | None) -> list[Plan]:
@@ -224,7 +229,8 @@ def chosen_plan(results: Results, suite: str | None) -> Plan:
     plans = chosen_plans(results, suite)
     if len(plans) > 1:
         raise UserError(
-            f"several suites ran in {str(results.root)!r}: say --suite {' or '.join(plan.suite for plan in plans)}"
+            f"several suites ran in {str(results.root)!r}: choose with "
+            f"--suite {' or '.join(plan.suite for plan in plans)}"
         )
     return plans[0]
 
@@ -270,10 +276,10 @@ def write_archive(sources: Sequence[Results], suite: str | None, root: Path) -> 
     """
     plan = _join([chosen_plan(source, suite) for source in sources])
     if (root / "suites").exists():
-        raise UserError(f"{str(root)!r} is a results folder; an archive wants a folder of its own")
+        raise UserError(f"{str(root)!r} is a results folder; an archive needs a folder of its own")
     old = Archive(root) if (root / MANIFEST).exists() else None
     if old is not None and old.suite != plan.suite:
-        raise UserError(f"{str(root)!r} is an archive of suite {old.suite}; {plan.suite} wants a folder of its own")
+        raise UserError(f"{str(root)!r} is an archive of suite {old.suite}; {plan.suite} needs a folder of its own")
     holders = [*sources, *([] if old is None else [old])]
     held = {planned.cell.hash: _holder(planned.cell, holders) for planned in plan.cells}
     done = [planned.cell for planned in plan.cells if held[planned.cell.hash].status(planned.cell).state == "done"]
@@ -322,7 +328,7 @@ def _join(plans: Sequence[Plan]) -> Plan:
                     f"{cell.describe(planned.label)} has other settings in one of these results ({cell.hash}) than in "
                     f"another ({other.cell.hash}): they do not go together"
                 )
-    return Plan(suite=plans[0].suite, description=plans[0].description, cells=list(places.values()))
+    return plans[0].of(list(places.values()))
 
 
 def _holder(cell: Cell, holders: Sequence[Results]) -> Results:
@@ -363,16 +369,25 @@ def _pack(plan: Plan, held: Mapping[str, Results], done: list[Cell]) -> dict[Nam
 
 def _portable(plan: Plan) -> Plan:
     """The plan without the folders of own files and tasks, which say something of one machine only."""
-    cells = []
+    cells, folders = [], set()
     for planned in plan.cells:
         data, own_task = planned.cell.data, planned.cell.own_task
         if data.file is not None:
+            folders.add(f"{Path(data.file).parent}/")
             data = data.model_copy(update={"file": Path(data.file).name})
         if own_task is not None:
             own_task = replace(own_task, folder="")
         cell = planned.cell.model_copy(update={"data": data, "own_task": own_task})
         cells.append(planned.model_copy(update={"cell": cell}))
-    return Plan(suite=plan.suite, description=plan.description, cells=cells)
+    origin = plan.origin
+    if origin is not None:
+
+        def shortened(text: str) -> str:
+            return reduce(lambda rest, folder: rest.replace(folder, ""), sorted(folders, key=len, reverse=True), text)
+
+        overrides = tuple(map(shortened, origin.overrides))
+        origin = origin.model_copy(update={"text": shortened(origin.text), "overrides": overrides})
+    return Plan(suite=plan.suite, description=plan.description, cells=cells, origin=origin)
 
 
 def thinned(curve: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
@@ -384,17 +399,28 @@ def thinned(curve: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
     """
     import pandas as pd
 
-    metrics = curve.drop(columns="step")
-    steps = curve["step"].to_numpy()
-    if len(curve) > points:
-        starts = np.arange(points) * len(curve) // points
-        stretches = np.diff(steps, prepend=0)
-        sums = np.add.reduceat(metrics.to_numpy(dtype=float) * stretches[:, None], starts)
-        metrics = pd.DataFrame(sums / np.add.reduceat(stretches, starts)[:, None], columns=metrics.columns)
-        steps = steps[[*(starts[1:] - 1), len(curve) - 1]]
-    thin = metrics.astype(np.float32)
-    thin.insert(0, "step", steps)
-    return thin
+    names = [name for name in curve.columns if name != "step"]
+    steps, values = thin(curve["step"].to_numpy(), curve[names].to_numpy(dtype=float), points)
+    found = pd.DataFrame(values, columns=names).astype(np.float32)
+    found.insert(0, "step", steps)
+    return found
+
+
+def thin(steps: NDArray[Any], values: NDArray[np.float64], points: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Curves of which each value is the mean since the step before, at so many points at most.
+
+    Args:
+        steps: ascending, (n,).
+        values: (n, curves).
+        points: how many.
+    """
+    if len(steps) <= points:
+        return steps, values
+    starts = np.arange(points) * len(steps) // points
+    stretches = np.diff(steps, prepend=0)
+    sums = np.add.reduceat(values * stretches[:, None], starts)
+    kept = steps[[*(starts[1:] - 1), len(steps) - 1]]
+    return kept, sums / np.add.reduceat(stretches, starts)[:, None]
 
 
 def _by_cell(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:

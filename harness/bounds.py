@@ -39,13 +39,17 @@ def _affordable(widths: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Steps = Annotated[int, Field(ge=1, le=10**9)]
+"""Gradient steps."""
 BatchSize = Annotated[int, Field(ge=1, le=2**20)]
+"""Transitions, or windows, a step."""
 Count = Annotated[int, Field(ge=1, le=100)]
 """Of networks in an ensemble, or of samples a state."""
 Width = Annotated[int, Field(ge=1, le=2**14)]
 """Of a layer."""
 AnyHiddenSizes = Annotated[tuple[Width, ...], Field(max_length=32), AfterValidator(_affordable)]
+"""Widths of hidden layers, or none."""
 HiddenSizes = Annotated[AnyHiddenSizes, Field(min_length=1)]
+"""Widths of at least one hidden layer."""
 
 
 def holds_flag(value: Any) -> bool:

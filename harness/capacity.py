@@ -1,7 +1,8 @@
 """How much memory a training job needs, and how to arrange it on a device: decided before it starts.
 
 What a replica needs is measured, not modelled: an algorithm is a plugin, and its operations alone know what they keep.
-It is trained for two steps on the CPU, on tiny batches, with every storage counted from its birth to its death.
+It is trained for two steps of every kind on the CPU, on tiny batches, with every storage counted from its birth to its
+death.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.algorithm import Algorithm, Config, Replica, Selection
+from harness.algorithm import Algorithm, Config, Replica, Selection, kinds_of_update
 from harness.data.dataset import Dataset
 from harness.data.draws import BLOCK, UNIT, prepare
 
@@ -34,8 +35,10 @@ The CPU's is what CDT's process was seen to grow to, with glibc keeping what is 
 STEPS = (BLOCK, BLOCK // 2, BLOCK // 4, UNIT)
 """How many steps may be drawn ahead, the best first."""
 
-TINY_BATCHES, TINY_WINDOWS = (8, 16), (2, 4)
-"""Batch sizes to measure at, for transitions (the contract's checks train with 16 too), and for windows of many."""
+TINY_BATCHES, TINY_WINDOWS = (16, 32), (2, 4)
+"""Batch sizes to measure at, for transitions (the contract's checks train with 16 too), and for windows of many.
+
+A part of a batch may go its own way (FISOR's critics see an eighth of it), and one row is computed as no two are."""
 
 MEMINFO, OWN_CGROUP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
@@ -50,7 +53,7 @@ class Need:
     Args:
         dataset: the algorithm's columns of all rows; once for all replicas.
         replica: one replica at the peak of an update: parameters, targets, optimiser state, gradients, activations, the
-            step's batch and noise, and the rows that it may draw.
+            step's batch and noise, and the rows or segments that it may draw.
         step: one replica's draws for one step: indices and noise.
         batch: one replica's batch of one step, once it is gathered.
     """
@@ -84,11 +87,11 @@ def measure(
 ) -> Need:
     """What training this algorithm on this dataset needs.
 
-    A replica is really trained, for two steps on the CPU, at two tiny batch sizes. Both run the same operations, and
-    what lives after each is linear in the batch size: so the curve is extrapolated point by point, and its peak is the
-    need. Attention (``algorithms/attention.py``) is cut into pieces on a CPU when it is large; at tiny batches it is
-    one piece, as on a GPU (with 8 heads, for windows of up to 22 steps): the need is a GPU's, and an upper bound for a
-    CPU. No global random state is disturbed.
+    A replica is really trained, for two steps of every kind on the CPU, at two tiny batch sizes. Both run the same
+    operations, and what lives after each is linear in the batch size: so the curve is extrapolated point by point, and
+    its peak is the need. Attention (``algorithms/parts/attention.py``) is cut into pieces on a CPU when it is large; at
+    tiny batches it is one piece, as on a GPU (with 8 heads, for windows of up to 22 steps): the need is a GPU's, and an
+    upper bound for a CPU. No global random state is disturbed.
 
     Args:
         algorithm: a plugin; an exception of its own is not caught.
@@ -102,18 +105,17 @@ def measure(
     """
     if replica is None:
         replica = Replica(0, dataset.task.cost_limits[0] if algorithm.depends_on_cost_limit(config) else None)
-    windows = algorithm.sequence_length(config) is not None
     with undisturbed_randomness():
         selection = algorithm.select(dataset, config, replica)
+        windows = selection.window(algorithm.sequence_length(config)) is not None
         tiny = TINY_WINDOWS if windows else TINY_BATCHES
         sizes = tiny if config.batch_size > tiny[1] else (config.batch_size,)
         trials = [trial(algorithm, config, dataset, replica, selection, size, dtype) for size in sizes]
     noise = sum(map(math.prod, algorithm.noise(config, dataset.task).values()))
     columns = sum(dataset.column(name).size for name in algorithm.columns(config))
-    rows = 0 if selection.rows is None else selection.rows.nbytes
     return Need(
         dataset=columns * dtype.itemsize,
-        replica=peak([one.curve for one in trials], sizes, config.batch_size) + rows,
+        replica=peak([one.curve for one in trials], sizes, config.batch_size) + selection.nbytes,
         step=config.batch_size * (1 + windows) * torch.int64.itemsize + noise * dtype.itemsize,
         batch=trials[0].batch * config.batch_size // sizes[0],
     )
@@ -124,7 +126,7 @@ class Trial:
     """What a replica took.
 
     Args:
-        curve: live bytes after every operation, from the constructor's first to the second update's last.
+        curve: live bytes after every operation, from the constructor's first to the last update's last.
         batch: bytes of a batch.
     """
 
@@ -141,14 +143,17 @@ def trial(
     batch_size: int,
     dtype: torch.dtype = torch.float32,
 ) -> Trial:
-    """Train one replica for two steps on the CPU, and count what lives."""
+    """Train one replica for two steps of every kind on the CPU, and count what lives."""
     config = config.model_copy(update={"batch_size": batch_size})
     replicas, draws = prepare(algorithm, config, dataset, [replica], [selection], dtype=dtype)
     live = LiveBytes()
     with live:
         trained = algorithm(config, dataset.task, replicas, "cpu", dtype)
-    for step in range(2):  # an optimiser's state is there from the second on
-        batch, views = draws.at(step)
+    kinds = kinds_of_update(trained, config.steps).values()
+    # Two each: an optimiser's state is there from the second on.
+    for count, step in enumerate(step for step, _ in kinds for _ in range(2)):
+        trained.step = step
+        batch, views = draws.at(count)
         noise = {name: values.clone() for name, values in views.items()}  # not the whole block of steps
         with live:
             trained.update(batch, noise)

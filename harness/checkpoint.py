@@ -7,32 +7,35 @@ rest, those checksums among it, so that every byte is covered and writing takes 
 from __future__ import annotations
 
 import hashlib
-import mmap
+import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.errors import DamageError
-from harness.files import replacing
+from harness.files import replacing, require_regular
 
 MARK = b"\nSHA-256 of all but what has a CRC-32: "
 TRAILER = len(MARK) + 64
+PADDING = 128
+"""More than torch puts between the name of a file in the zip file and its content."""
 LIMIT = (1 << 16) - 1, (1 << 32) - 1
 """Of files and bytes in a zip file of the plain format."""
 
 
-def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically.
+def save(path: Path, content: Mapping[str, Any], agreed: Callable[[], None] = lambda: None) -> None:
+    """Write a checkpoint atomically; ``agreed`` as of :func:`harness.files.replacing`.
 
     Raises:
         OSError: the disk does not take it.
     """
     import torch
 
-    with replacing(path) as temporary:
+    with replacing(path, agreed) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError:
@@ -69,6 +72,7 @@ def verify(path: Path) -> None:
         OSError: the disk does not give it.
         DamageError: it is not what was written.
     """
+    require_regular(path)
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TRAILER))
         trailer = file.read()
@@ -92,26 +96,34 @@ def _digest(path: Path, size: int) -> str:
     Raises:
         ValueError: it is no zip file; so does ``struct.error`` mean.
     """
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
-        done = 0
-        for header, length in _members(path, data, size):
-            name, extra = struct.unpack_from("<HH", data, header + 26)
+    covered, done = [], 0
+    with path.open("rb", buffering=0) as file:
+        read = partial(os.pread, file.fileno())
+        for header, label, length in _members(path, read, size):
+            if not done <= header < size:
+                raise ValueError("its parts overlap")
+            # As much as torch puts before content: reads cost less than mapping a page for every tensor.
+            start = read(header + 30 + label + PADDING - done, done)
+            name, extra = struct.unpack_from("<HH", start, header - done + 26)
             begin = header + 30 + name + extra
-            sha256.update(data[done:begin])
+            covered.append(start[: begin - done] if begin - done <= len(start) else read(begin - done, done))
             done = begin + length
-        sha256.update(data[done:size])
-    return sha256.hexdigest()
+        if done > size:
+            raise ValueError("its parts overlap")
+        covered.append(read(size - done, done))
+    return hashlib.sha256(b"".join(covered)).hexdigest()
 
 
-def _members(path: Path, data: mmap.mmap, size: int) -> Iterator[tuple[int, int]]:
-    """Where each file in a zip file has its header, and how long its content is."""
-    count, _, entry = struct.unpack_from("<H2L", data, size - 12)
+def _members(path: Path, read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[int, int, int]]:
+    """Where each file in a zip file has its header, how long its name is, and how long its content."""
+    count, length, entry = struct.unpack("<H2L", read(10, max(0, size - 12)))
     if count == LIMIT[0] or entry == LIMIT[1]:  # zip64: the standard library knows it, and takes longer
         with zipfile.ZipFile(path) as archive:
-            yield from sorted((one.header_offset, one.compress_size) for one in archive.infolist())
+            found = sorted((one.header_offset, len(one.filename), one.compress_size) for one in archive.infolist())
+        yield from found
         return
+    directory, entry = read(length, entry), 0
     for _ in range(count):
-        length, name, extra, comment, header = struct.unpack_from("<L4x3H8xL", data, entry + 20)
-        yield header, length
+        length, name, extra, comment, header = struct.unpack_from("<L4x3H8xL", directory, entry + 20)
+        yield header, name, length
         entry += 46 + name + extra + comment

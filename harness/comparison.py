@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from harness.statistics import TAIL_PROBABILITY, Floats, between, resampled
 from harness.tasks import within
 
 Verdict = Literal["safe", "unsafe", "undecided"]
+"""What the 95% interval of a policy's mean cost says of its limit."""
 
 
 @dataclass(frozen=True)
@@ -156,19 +158,23 @@ def improvements(policies: Mapping[str, Runs]) -> dict[tuple[str, str], Improvem
     """
     random = np.random.default_rng(0)
     weights = {name: _seed_weights(runs.reward.shape, random) for name, runs in policies.items()}
-    found = {}
+    found: dict[tuple[str, str], Improvement] = {}
     for one, mine in policies.items():
         for other, theirs in policies.items():
             if one == other:
                 continue
             difference = mine.reward[:, None] - theirs.reward[None]  # (seeds, seeds, tasks)
+            safely = float(((difference > 0) & within(mine.cost[:, None], 1)).mean())
+            if (back := found.get((other, one))) is not None:  # ties count half: what the one has the other lacks
+                interval = None if back.interval is None else (1 - back.interval[1], 1 - back.interval[0])
+                found[one, other] = Improvement(1 - back.reward, interval, safely)
+                continue
             wins = (difference > 0) + 0.5 * (difference == 0)
-            safely = (difference > 0) & within(mine.cost[:, None], 1)
-            enough = min(len(mine.reward), len(theirs.reward)) > 1
-            drawn = np.einsum("bst,sut,but->b", weights[one], wins, weights[other], optimize=True) / wins.shape[2]
-            found[one, other] = Improvement(
-                float(wins.mean()), between(drawn) if enough else None, float(safely.mean())
-            )
+            interval = None
+            if min(len(mine.reward), len(theirs.reward)) > 1:
+                drawn = np.einsum("bst,sut,but->b", weights[one], wins, weights[other], optimize=True)
+                interval = between(drawn / wins.shape[2])
+            found[one, other] = Improvement(float(wins.mean()), interval, safely)
     return found
 
 
@@ -177,6 +183,12 @@ def _seed_weights(shape: tuple[int, ...], random: np.random.Generator) -> Floats
     seeds, tasks = shape
     counts = random.multinomial(seeds, [1 / seeds] * seeds, size=(statistics.BOOTSTRAP_SAMPLES, tasks))
     return np.asarray(counts.transpose(0, 2, 1) / seeds, dtype=np.float64)
+
+
+@lru_cache(maxsize=1)
+def _profile_weights(shape: tuple[int, ...], samples: int) -> Floats:
+    """Those of :func:`profile`, which are the same for all policies of a table."""
+    return _seed_weights(shape, np.random.default_rng(0))
 
 
 def profile(scores: Floats, thresholds: Sequence[float], below: bool = False) -> tuple[Floats, Floats, Floats]:
@@ -196,7 +208,7 @@ def profile(scores: Floats, thresholds: Sequence[float], below: bool = False) ->
     seeds, tasks = scores.shape
     if seeds < 2:
         return share, np.full_like(share, np.nan), np.full_like(share, np.nan)
-    weights = _seed_weights(scores.shape, np.random.default_rng(0))
+    weights = _profile_weights(scores.shape, statistics.BOOTSTRAP_SAMPLES)
     drawn = np.einsum("bst,stl->bl", weights, passed.astype(np.float64), optimize=True) / tasks
     low, high = np.quantile(drawn, [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY], axis=0)
     return share, low, high

@@ -1,6 +1,7 @@
 """What every algorithm owes the engine, as checks that anyone can run: ``lspc-bench algorithms NAME --check``.
 
-They train a few steps on the small data that ships with this project, with batches of 16; no simulator is needed.
+They train a few steps on the small data that ships with this project, with batches of 16; no simulator is needed. The
+training that an algorithm is told of is as short, so that one with a warm-up is seen behind it, too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from harness.engine import WARM_UP, optimizers
 from harness.errors import UserError
 from harness.guard import UserCodeError, guard
 from harness.tasks import all_tasks, find_task
+from harness.training import require_readable
 
 STEPS, EPISODES, LIMIT, HELD_OUT = 3, 4, 20.0, 0.1
 
@@ -139,12 +141,19 @@ class Contract:
         self.settings = {"batch_size": 16, **self.kind.published(self.task), **(settings or {})}
         self.config = self.kind.Hyperparameters.model_validate(self.settings)
 
-    def run(self, *seeds: int, dtype: torch.dtype = torch.float32) -> Run:
-        """Train agents of these seeds side by side, with a cost limit of 10 more for each seed above 0."""
+    def run(self, *seeds: int, steps: int = STEPS, dtype: torch.dtype = torch.float32) -> Run:
+        """Train agents of these seeds side by side, with a cost limit of 10 more for each seed above 0.
+
+        Args:
+            seeds: of the agents.
+            steps: how long the training is to be; its phases follow from that.
+            dtype: of parameters and data.
+        """
+        config = self.config.model_copy(update={"steps": steps})
         replicas = self.replicas(*seeds)
-        selections = [self.kind.select(self.dataset, self.config, replica) for replica in replicas]
-        replicas, draws = prepare(self.kind, self.config, self.dataset, replicas, selections, dtype=dtype)
-        return Run(self.kind(self.config, self.task, replicas, "cpu", dtype), draws)
+        selections = [self.kind.select(self.dataset, config, replica) for replica in replicas]
+        replicas, draws = prepare(self.kind, config, self.dataset, replicas, selections, dtype=dtype)
+        return Run(self.kind(config, self.task, replicas, "cpu", dtype), draws)
 
     def replicas(self, *seeds: int) -> list[Replica]:
         """The agents of these seeds."""
@@ -232,12 +241,14 @@ class Contract:
 
     def state_continues(self) -> None:
         """Stop after some steps, store, load into a new instance, and go on."""
-        whole, first, second = (self.run(*self.group) for _ in range(3))
+        whole, first, second = (self.run(*self.group, steps=2 * STEPS) for _ in range(3))
         expected = [whole.update(step) for step in range(2 * STEPS)]
         for step in range(STEPS):
             first.update(step)
         file = io.BytesIO()
-        torch.save(first.algorithm.state_dict(), file)
+        state = first.algorithm.state_dict()
+        require_readable(state)
+        torch.save(state, file)
         file.seek(0)
         second.algorithm.load_state_dict(torch.load(file, weights_only=True))
         for step in range(2 * STEPS):
@@ -257,8 +268,9 @@ class Contract:
 
     def nothing_synchronises(self) -> None:
         """Updates under a dispatch mode that sees every operation, of every variant behind its warm-up."""
-        run, seen = self.run(*self.group), Counter[Hashable]()
-        for step in range(5 * WARM_UP):
+        steps = 5 * WARM_UP
+        run, seen = self.run(*self.group, steps=steps), Counter[Hashable]()
+        for step in range(steps):
             variant, drawn = run.algorithm.variant(step), run.draws.at(step)
             seen[variant] += 1
             if seen[variant] <= WARM_UP:

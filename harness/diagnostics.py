@@ -71,8 +71,9 @@ class Diagnostics:
         if not isinstance(metrics, Mapping):
             raise DiagnosticError(f"diagnose must give metrics by name, not {type(metrics).__name__}")
         for name, value in metrics.items():
-            if not isinstance(name, str) or not isinstance(value, Tensor) or value.is_complex():
-                raise DiagnosticError(f"the diagnostic {name} is no tensor of real numbers")
+            named = isinstance(name, str) and name.isprintable()
+            if not named or not isinstance(value, Tensor) or value.is_complex():
+                raise DiagnosticError(f"the diagnostic {name!r} is no tensor of real numbers")
             if value.shape != (len(self._replicas),):
                 raise DiagnosticError(f"the diagnostic {name} has shape {tuple(value.shape)}, not one number a replica")
         return metrics

@@ -85,7 +85,7 @@ class Engine:
             if value.shape != (self.draws.replicas,):
                 raise ValueError(f"the metric {name!r} has shape {tuple(value.shape)}, not one value a replica")
         for name, value in metrics.items():
-            self.sums[name] += value
+            self.sums[name] += value.detach()
 
 
 def _sums(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -97,12 +97,15 @@ def _sums(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not isinstance(metrics, Mapping):
         raise TypeError(f"update must give metrics by name, not {type(metrics).__name__}")
     for name, value in metrics.items():
-        if not isinstance(name, str) or name == "step":
+        if not isinstance(name, str) or name in ("", "step") or not name.isprintable():
             raise TypeError(f"a metric cannot be called {name!r}")
         if not isinstance(value, Tensor) or value.is_complex() or value.dtype == torch.bool:
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"the metric {name!r} must be a tensor of real numbers, not {kind}")
-    return {name: torch.zeros_like(value) for name, value in metrics.items()}
+    return {
+        name: torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))
+        for name, value in metrics.items()
+    }
 
 
 class CompiledEngine(Engine):

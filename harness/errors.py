@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MOST_LETTERS = {"where": 300, "message": 1000}
@@ -29,6 +30,38 @@ class UserError(Exception):
     def __init__(self, message: str, where: str | None = None) -> None:
         message = shortened(message, MOST_LETTERS["message"])
         super().__init__(f"{shortened(where, MOST_LETTERS['where'])}: {message}" if where else message)
+
+
+class SuiteError(UserError):
+    """Something in a suite is wrong; what the suite was read from turns the place into a file and a line.
+
+    Args:
+        message: what is wrong and what to do about it.
+        place: the keys that lead there, such as ``"algorithms", "lspc"``.
+    """
+
+    def __init__(self, message: str, *place: str | int) -> None:
+        self.place = place
+        super().__init__(message)
+
+
+@contextmanager
+def at(*place: str | int, also: type[Exception] = UserError) -> Iterator[None]:
+    """Give what is raised inside a place in the suite, unless it has one.
+
+    Args:
+        place: see :class:`SuiteError`.
+        also: what is the suite's mistake there beside a :class:`UserError`.
+
+    Raises:
+        SuiteError: in the place of what is raised.
+    """
+    try:
+        yield
+    except SuiteError:
+        raise
+    except (UserError, also) as error:
+        raise SuiteError(str(error), *place) from error
 
 
 class DamageError(UserError):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,14 +24,16 @@ from numpy.typing import NDArray
 
 from harness import simulators
 from harness.algorithm import Policy, acted
-from harness.guard import UserCodeError, guard, line, within
-from harness.pool import Pool
+from harness.guard import UserCodeError, guard, line, restored, within
+from harness.pool import Pool, Submitting
 from harness.tasks import Task
+from harness.timing import BATCHES, milliseconds_an_action
 
 if TYPE_CHECKING:
     from harness.simulators import Environment
 
 Floats = NDArray[np.float64]
+Result = TypeVar("Result")
 
 TASKS_A_WORKER = 200
 """Chunks after which a worker is replaced: MetaDrive keeps some memory of every episode."""
@@ -75,10 +77,11 @@ def roll_out(task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float
         SimulatorError: what the environment gave is not finite, or its cost is negative.
     """
     together = 1 if simulators.lives_alone(task) else len(seeds)
-    environments = _environments(task, together)
     episodes: list[Episode] = []
-    for start in range(0, len(seeds), together):
-        episodes += lockstep(task, environments, policy, seeds[start : start + together], cost_limit)
+    with restored():
+        environments = _environments(task, together)
+        for start in range(0, len(seeds), together):
+            episodes += lockstep(task, environments, policy, seeds[start : start + together], cost_limit)
     return episodes
 
 
@@ -165,17 +168,23 @@ def _close_environments(but: str | None = None) -> None:
                 logging.getLogger(__name__).warning("the environment of %s does not close: %s", other, line(error))
 
 
+def evaluation_pool(workers: int) -> Pool:
+    """So many processes for roll-outs."""
+    return Pool(workers, _start_worker, TASKS_A_WORKER)
+
+
 class Evaluator:
     """A pool of worker processes for roll-outs. A chunk whose worker dies is rolled out by another.
 
     Args:
         workers: processes; 0 rolls out in this process, when asked.
         episode_seconds: that an episode may take. Episodes in lockstep share their times.
+        pool: of such processes, shared with others; ``None``: its own.
     """
 
-    def __init__(self, workers: int, episode_seconds: float = float("inf")) -> None:
+    def __init__(self, workers: int, episode_seconds: float = float("inf"), pool: Submitting | None = None) -> None:
         self.workers, self.episode_seconds = workers, episode_seconds
-        self._pool = Pool(workers, _start_worker, TASKS_A_WORKER)
+        self._pool = evaluation_pool(workers) if pool is None else pool
 
     def submit(
         self, task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float | None
@@ -189,28 +198,33 @@ class Evaluator:
         """
         chunks = [list(seeds[start : start + CHUNK]) for start in range(0, len(seeds), CHUNK)]
         if self.workers == 0:
-            return [self._here(task, policy, chunk, cost_limit) for chunk in chunks]
+            seconds = self.episode_seconds
+            return [self._here(seconds * len(chunk), roll_out, task, policy, chunk, cost_limit) for chunk in chunks]
         try:
-            with guard("the policy", "pickling"):
-                pickled = pickle.dumps(policy)
+            pickled = _pickled(policy)
         except UserCodeError as error:
-            failed: Future[list[Episode]] = Future()
-            failed.set_exception(error)
-            return [failed]
+            return [_failed(error)]
         return [
             self._pool.submit(_roll_out, task, pickled, chunk, cost_limit, seconds=self.episode_seconds * len(chunk))
             for chunk in chunks
         ]
 
-    def _here(
-        self, task: Task, policy: Policy, seeds: Sequence[int], cost_limit: float | None
-    ) -> Future[list[Episode]]:
+    def time(self, task: Task, policy: Policy, cost_limit: float | None) -> Future[dict[str, float]]:
+        """Find out how long a policy takes to act; see :func:`act_milliseconds` and :meth:`submit`."""
+        if self.workers == 0:
+            return self._here(self.episode_seconds, act_milliseconds, task, policy, cost_limit)
+        try:
+            pickled = _pickled(policy)
+        except UserCodeError as error:
+            return _failed(error)
+        return self._pool.submit(_act_milliseconds, task, pickled, cost_limit, seconds=self.episode_seconds)
+
+    def _here(self, seconds: float, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
         """In this process; the future carries an exception, as a worker's would."""
-        future: Future[list[Episode]] = Future()
-        seconds = self.episode_seconds * len(seeds)
+        future: Future[Result] = Future()
         try:
             with within(seconds, f"its {seconds:g} s"):
-                future.set_result(roll_out(task, policy, seeds, cost_limit))
+                future.set_result(function(*arguments))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -226,11 +240,50 @@ class Evaluator:
         self._pool.close(at_once=kind is not None)
 
 
+def act_milliseconds(task: Task, policy: Policy, cost_limit: float | None) -> dict[str, float]:
+    """Milliseconds that a policy takes for an action, by how many environments it acts for at once: :data:`BATCHES`.
+
+    Args:
+        task: whose observations it acts on; they are made up.
+        policy: on the CPU.
+        cost_limit: that it is told.
+
+    Raises:
+        UserCodeError: whatever the policy raises.
+    """
+    observations = torch.randn(max(BATCHES), task.observation_size, generator=torch.Generator().manual_seed(0))
+    with restored(), guard("the policy", "act"):
+        return {
+            str(count): round(milliseconds_an_action(policy, observations[:count], task.action_size, cost_limit), 6)
+            for count in BATCHES
+        }
+
+
+def _pickled(policy: Policy) -> bytes:
+    with guard("the policy", "pickling"):
+        return pickle.dumps(policy)
+
+
+def _failed(error: Exception) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
+
+
+def _unpickled(pickled: bytes) -> Policy:
+    with guard("the policy", "unpickling"):
+        policy: Policy = pickle.loads(pickled)  # noqa: S301 - of our own parent
+        return policy
+
+
 def _roll_out(task: Task, pickled: bytes, seeds: Sequence[int], cost_limit: float | None) -> list[Episode]:
     """:func:`roll_out` in a worker."""
-    with guard("the policy", "unpickling"):
-        policy = pickle.loads(pickled)  # noqa: S301 - of our own parent
-    return roll_out(task, policy, seeds, cost_limit)
+    return roll_out(task, _unpickled(pickled), seeds, cost_limit)
+
+
+def _act_milliseconds(task: Task, pickled: bytes, cost_limit: float | None) -> dict[str, float]:
+    """:func:`act_milliseconds` in a worker."""
+    return act_milliseconds(task, _unpickled(pickled), cost_limit)
 
 
 def _start_worker() -> None:

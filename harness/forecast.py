@@ -12,17 +12,19 @@ simulator on one core (the median of the family where a task is none of DSRL's: 
 environments a forward pass, shared by the workers. That core is of the machine where the simulators were measured, and
 the policy was measured in one task only.
 
-Wall time. On a GPU, training and evaluation run beside each other, and the longer one counts. On a CPU they share the
-cores, and the sum of their core-seconds counts, but no less than evaluation takes with its workers. Without workers
-one waits for the other.
+Wall time. On a GPU, training and evaluation run beside each other, and the longer one counts. Where there are several
+GPUs, each takes the longest group of cells that is left whenever it is free. On a CPU training and evaluation share the
+cores, and the sum of their core-seconds counts, but no less than evaluation takes with its workers; however many
+processes train. Without workers evaluation waits for training, in each process that trains.
 
-Left out: loading and filtering data, checkpoints, the start of processes, captures and compilation, resets of
-environments, episodes that end early, what a resumed job has done already, MetaDrive's policies, which act for one
-environment at a time, and groups that are split because memory is short.
+Left out: loading and filtering data, fitted Q-evaluation (which is said), checkpoints, the start of processes, captures
+and compilation, resets of environments, episodes that end early, what a resumed job has done already, MetaDrive's
+policies, which act for one environment at a time, and groups that are split because memory is short.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import platform
@@ -41,12 +43,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from harness import registry
-from harness.algorithm import Algorithm, Hyperparameters, Replica, Selection
+from harness.algorithm import Algorithm, Hyperparameters, Replica, Selection, kinds_of_update
 from harness.data.dataset import Dataset
 from harness.data.draws import UNIT, prepare
 from harness.errors import UserError
 from harness.evaluation import CHUNK
-from harness.files import shipped
+from harness.files import read_bytes, shipped
 from harness.guard import guard
 from harness.plan import expected_episodes
 from harness.tasks import Task, all_tasks
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
 
 COUNTED = 8, 16
 """Batch sizes at which operations are counted."""
+LONGEST = 1000
+"""Steps of a trajectory of the data that operations are counted with, at the most: as many as DSRL's have."""
 
 Positive = Annotated[float, Field(gt=0)]
 Kind = Literal["cpu", "cuda"]
@@ -154,7 +158,7 @@ def read_measurement(path: Path) -> Measurement:
         UserError: there is none.
     """
     try:
-        return Measurement.model_validate_json(path.read_bytes())
+        return Measurement.model_validate_json(read_bytes(path))
     except OSError as error:
         raise UserError(f"cannot read the measurement: {error.strerror}", where=str(path)) from error
     except ValidationError as error:
@@ -247,12 +251,14 @@ _COUNTED: dict[tuple[Any, ...], tuple[int, ...]] = {}
 
 
 def update_flops(algorithm: type[Algorithm[Any]], config: Hyperparameters, task: Task) -> float:
-    """Floating point operations of one agent's update, extrapolated from two small batches to ``batch_size``.
+    """Floating point operations of one agent's mean update, extrapolated from two small batches to ``batch_size``.
 
-    What was counted is remembered, for all settings that compute the same: a real number can only change that by being
-    zero.
+    What was counted is remembered, for all settings that compute the same: where all updates are of one kind, a real
+    number can only change that by being zero.
     """
-    settings = _what_counts(config.model_dump(mode="json", exclude={"steps", "batch_size"}))
+    settings = config.model_dump(mode="json", exclude={"batch_size"})
+    if algorithm.variant is Algorithm.variant:
+        settings = _what_counts({name: value for name, value in settings.items() if name != "steps"})
     key = (algorithm, json.dumps(settings, sort_keys=True), task.observation_size, task.action_size)
     if key not in _COUNTED:
         _COUNTED[key] = tuple(count_flops(algorithm, config, task, size) for size in COUNTED)
@@ -261,20 +267,27 @@ def update_flops(algorithm: type[Algorithm[Any]], config: Hyperparameters, task:
 
 
 def count_flops(algorithm: type[Algorithm[Any]], config: Hyperparameters, task: Task, batch_size: int) -> int:
-    """Floating point operations of one agent's first update, made on the CPU with made-up data."""
+    """Floating point operations of one agent's mean update, made on the CPU with made-up data.
+
+    One update of every kind is made, and counts by the kind's share of a training.
+    """
     config = config.model_copy(update={"batch_size": batch_size})
-    data, replica = _made_up(task), Replica(0, 20.0)
+    data, replica = made_up(task), Replica(0, 20.0)
     try:
         selection = algorithm.select(data, config, replica)
     except UserError:  # what is drawn does not matter
         selection = Selection()
-    with _one_thread():
+    with one_thread():
         replicas, draws = prepare(algorithm, config, data, [replica], [selection], steps=UNIT)
         agent = algorithm(config, task, replicas)
-        batch, noise = draws.at(0)
-        with _Operations() as operations:
-            agent.update(batch, noise)
-    return int(operations.total)
+        total = 0.0
+        for count, (step, share) in enumerate(kinds_of_update(agent, config.steps).values()):
+            agent.step = step
+            batch, noise = draws.at(count)
+            with _Operations() as operations:
+                agent.update(batch, noise)
+            total += share * operations.total
+    return int(total)
 
 
 def _what_counts(settings: Any) -> Any:
@@ -285,15 +298,19 @@ def _what_counts(settings: Any) -> Any:
     return settings != 0 if isinstance(settings, float) else settings
 
 
-def _made_up(task: Task) -> Dataset:
-    """Trajectories of twelve steps that cost from 0 to 60, three of each, so that every selection finds some."""
-    rng, length = np.random.default_rng(0), 12
+def made_up(task: Task) -> Dataset:
+    """Trajectories that cost from 0 to 60, three of each, so that every selection finds some.
+
+    They run to the task's step limit, from which the length of segments may follow, or to :data:`LONGEST` steps.
+    """
+    rng, length = np.random.default_rng(0), min(task.max_episode_steps, LONGEST)
     costs = np.repeat(np.linspace(0, 60, 16), 3 * length).astype(np.float32) / length
     rows = len(costs)
+    observations = rng.random((rows, task.observation_size), dtype=np.float32)
     arrays: dict[str, NDArray[Any]] = {
-        "observations": rng.normal(size=(rows, task.observation_size)).astype(np.float32),
-        "next_observations": rng.normal(size=(rows, task.observation_size)).astype(np.float32),
-        "actions": rng.uniform(-1, 1, (rows, task.action_size)).astype(np.float32),
+        "observations": observations,
+        "next_observations": observations,
+        "actions": 2 * rng.random((rows, task.action_size), dtype=np.float32) - 1,
         "rewards": costs.copy(),
         "costs": costs,
         "terminals": np.zeros(rows, dtype=bool),
@@ -303,7 +320,7 @@ def _made_up(task: Task) -> Dataset:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """What is small is sooner done by one thread, the more so on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -322,11 +339,13 @@ class Forecast:
 
     Args:
         machine: where.
-        training_seconds: of all jobs, one after the other, without evaluation beside them.
+        training_seconds: of all jobs, one after the other on each device, without evaluation beside them.
         evaluation_seconds: of all episodes, shared by the workers, without training beside them.
         wall_seconds: of both together.
         unmeasured: algorithms that nobody measured there; their jobs are left out.
         jobs: how many are not.
+        fitted: whether fitted Q-evaluation comes on top.
+        devices: that train.
     """
 
     machine: Machine
@@ -335,6 +354,8 @@ class Forecast:
     wall_seconds: float
     unmeasured: tuple[str, ...]
     jobs: int
+    fitted: bool = False
+    devices: int = 1
 
     def describe(self) -> str:
         """For people, a line or two."""
@@ -342,8 +363,13 @@ class Forecast:
         if not self.jobs:
             return f"No forecast: {names} was not measured on {where}." if names else "Nothing is left to run."
         parts = f"training {duration(self.training_seconds)}, evaluation {duration(self.evaluation_seconds)}"
-        line = f"Forecast from what was measured on {where}: {duration(self.wall_seconds)} ({parts})."
-        return f"{line}\nLeft out, because not measured there: {names}." if names else line
+        several = f", for {self.devices} such GPUs" if self.devices > 1 and self.machine.kind == "cuda" else ""
+        lines = [f"Forecast from what was measured on {where}{several}: {duration(self.wall_seconds)} ({parts})."]
+        if names:
+            lines.append(f"Left out, because not measured there: {names}.")
+        if self.fitted:
+            lines.append("Fitted Q-evaluation comes on top: how long that takes was not measured.")
+        return "\n".join(lines)
 
 
 def duration(seconds: float) -> str:
@@ -354,32 +380,50 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
-def forecast(jobs: Iterable[Job], measured: Measurement, workers: int) -> Forecast:
+def forecast(jobs: Iterable[Job], measured: Measurement, workers: int, devices: int = 1) -> Forecast:
     """How long the jobs take from their first step on the machine of the measurement.
 
     Args:
         jobs: what is to run.
         measured: on that machine.
-        workers: evaluation processes; 0 evaluates in the training process.
+        workers: evaluation processes; 0 evaluates in the training processes.
+        devices: such GPUs, each with a training process; on a CPU, processes that share its cores.
     """
-    machine, training, core_seconds, count = measured.machine, 0.0, 0.0, 0
+    machine, count = measured.machine, 0
+    groups: dict[str, tuple[float, float]] = {}  # seconds of training and of evaluation, all in one process
     unmeasured: dict[str, None] = {}
+    fitted = False
     for job in jobs:
         speed = measured.algorithms.get(job.algorithm)
         if speed is None:
             unmeasured[job.algorithm] = None
             continue
         count += 1
-        training += training_seconds(job, speed, machine.kind)
-        core_seconds += evaluation_seconds(job, speed)
-    evaluation = core_seconds / max(1, workers)
-    wall = max(training, evaluation)
-    if not workers:
-        wall = training + core_seconds
-    elif machine.kind == "cpu":
-        evaluation = core_seconds / min(workers, machine.cores)
-        wall = max(training + core_seconds / machine.cores, evaluation)
-    return Forecast(machine, training, evaluation, wall, tuple(unmeasured), count)
+        fitted = fitted or job.cells[0].evaluation.fqe is not None
+        before = groups.get(job.group, (0.0, 0.0))
+        groups[job.group] = (
+            before[0] + training_seconds(job, speed, machine.kind),
+            before[1] + evaluation_seconds(job, speed),
+        )
+    trained, evaluated = [one for one, _ in groups.values()], [other for _, other in groups.values()]
+    core_seconds = sum(evaluated)
+    if machine.kind == "cpu":
+        training = sum(trained)
+        evaluation = core_seconds / min(workers or devices, machine.cores)
+        wall = max(training + core_seconds / machine.cores, evaluation) if workers else training + evaluation
+    else:
+        training = over_after(trained, devices)
+        evaluation = core_seconds / workers if workers else over_after(evaluated, devices)
+        wall = max(training, evaluation) if workers else over_after(map(sum, groups.values()), devices)
+    return Forecast(machine, training, evaluation, wall, tuple(unmeasured), count, fitted, devices)
+
+
+def over_after(seconds: Iterable[float], devices: int) -> float:
+    """When the last task is over, if whichever device is free takes the longest one that is left."""
+    busy = [0.0] * devices
+    for task in sorted(seconds, reverse=True):
+        heapq.heapreplace(busy, busy[0] + task)
+    return max(busy)
 
 
 def training_seconds(job: Job, speed: Speed, kind: Kind) -> float:

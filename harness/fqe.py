@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.networks import StackedMLP, adam, minimise, polyak_update
+from algorithms.parts.networks import StackedMLP
+from algorithms.parts.optimisers import adam, minimise, polyak_update
 from harness.algorithm import Policy, Replica, acted
 from harness.capacity import undisturbed_randomness
 from harness.data.dataset import Dataset
@@ -30,8 +31,6 @@ from harness.data.sampling import Columns
 from harness.suite import FQE
 
 COLUMNS = ("observations", "actions", "rewards", "costs", "terminals")
-METRICS = ("fqe_return", "fqe_cost")
-"""What the two numbers of an :class:`Estimate` are called in results."""
 CHUNK = 4096
 """Observations on which a policy acts at once."""
 BLOCK = 64

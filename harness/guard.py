@@ -6,21 +6,26 @@ the keyboard, a limit of time, a disk that is full or broken and :class:`harness
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from harness.errors import UserError
+from harness.errors import SuiteError, UserError
 from harness.files import is_disk_fault
 
 MOST_LINE, MOST_TRACE = 500, 20_000
 """Characters of a reason, and of a traceback, that are kept."""
+UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069]")
+"""What colours a terminal, or makes it do other things than show text."""
 
 
 class UserCodeError(Exception):
@@ -62,6 +67,7 @@ class _TimeUp(BaseException):
 
 
 PASS = (UserCodeError, Interrupt, TookTooLong, _TimeUp)
+OURS = (UserError, SuiteError)
 
 
 class guard:  # noqa: N801 - reads as what it does
@@ -83,7 +89,7 @@ class guard:  # noqa: N801 - reads as what it does
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or issubclass(type(error), PASS) or type(error) is UserError:  # not one derived from it
+        if error is None or issubclass(type(error), PASS) or type(error) in OURS:  # not one derived from them
             return
         if is_disk_fault(error):
             return
@@ -125,8 +131,42 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Text that UTF-8 can hold, as a string of no other class."""
-    return str.encode(text, "utf-8", "backslashreplace").decode()
+    """Text that UTF-8 can hold and a terminal only shows, as a string of no other class."""
+    return UNSEEN.sub("", str.encode(text, "utf-8", "backslashreplace").decode())
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Take back what the code inside sets for the whole process, on which what others compute and write depends.
+
+    That is the folder that relative paths start from, and torch's defaults.
+    """
+    try:
+        folder: Path | None = Path.cwd()
+    except FileNotFoundError:  # it is gone; so are relative paths
+        folder = None
+    torch = sys.modules.get("torch")
+    defaults = [(put, get(torch), get) for get, put in DEFAULTS] if torch else []
+    try:
+        yield
+    finally:
+        for put, value, get in defaults:
+            if get(torch) != value:
+                put(torch, value)
+        if folder is not None:
+            os.chdir(folder)
+
+
+DEFAULTS: tuple[tuple[Callable[[Any], Any], Callable[[Any, Any], Any]], ...] = (
+    (lambda torch: torch.is_grad_enabled(), lambda torch, value: torch.set_grad_enabled(value)),
+    (lambda torch: torch.get_default_dtype(), lambda torch, value: torch.set_default_dtype(value)),
+    (lambda torch: torch.get_num_threads(), lambda torch, value: torch.set_num_threads(value)),
+    (
+        lambda torch: torch.get_float32_matmul_precision(),
+        lambda torch, value: torch.set_float32_matmul_precision(value),
+    ),
+)
+"""How torch's defaults are asked for and set. Torch is not imported for it."""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,10 +10,15 @@ from typing import Any
 import numpy as np
 
 from harness.algorithm import Algorithm, Selection
+from harness.bounds import MOST_WEIGHTS
+from harness.data.dataset import Dataset
 from harness.guard import guard
 
 POLICY_NAME = re.compile(r"[^\s/](?:[^/\n\r\t]{0,98}[^\s/])?")
 """Part of file keys, where a slash separates, and of rows in tables."""
+
+MOST_STEPS = 10_000
+"""Of a window."""
 
 Check = Callable[[Any], Any]
 
@@ -28,8 +34,9 @@ def guarded(kind: type[Algorithm[Any]], who: str) -> type[Algorithm[Any]]:
 
     def hook(name: str, check: Check) -> Any:
         def call(cls: type[Algorithm[Any]], *args: Any, **named: Any) -> Any:
+            shown = [arg.sealed if isinstance(arg, Dataset) else arg for arg in args]
             with guard(who, name):
-                return check(getattr(super(made, cls), name)(*args, **named))
+                return check(getattr(super(made, cls), name)(*shown, **named))
 
         return classmethod(call)
 
@@ -52,6 +59,7 @@ def declaration(kind: type[Algorithm[Any]]) -> str | None:
             isinstance(kind.per_task, Mapping) and all(isinstance(one, Mapping) for one in kind.per_task.values()),
             "settings by task pattern",
         ),
+        "extrapolated": (_names(kind.extrapolated), "a tuple of names of settings"),
     }
     wrong = [f"its {name} must be {what}" for name, (right, what) in wanted.items() if not right]
     return "; ".join(wrong) or None
@@ -81,7 +89,9 @@ def _flag(answer: Any) -> bool:
 
 
 def _policies(answer: Any) -> tuple[str, ...]:
-    fine = _names(answer, POLICY_NAME.fullmatch) and 0 < len(answer) == len(set(answer))
+    fine = _names(answer, lambda name: POLICY_NAME.fullmatch(name) and name.isprintable()) and 0 < len(answer) == len(
+        set(answer)
+    )
     _require(fine, "a tuple of one name or more, all different, of up to 100 characters and without a slash", answer)
     return tuple(map(str, answer))
 
@@ -92,7 +102,8 @@ def _columns(answer: Any) -> tuple[str, ...]:
 
 
 def _length(answer: Any) -> int | None:
-    _require(answer is None or _whole(answer, 1), "None or a number of steps", answer)
+    fine = answer is None or (_whole(answer, 1) and answer <= MOST_STEPS)
+    _require(fine, f"None or a number of steps up to {MOST_STEPS}", answer)
     return None if answer is None else int(answer)
 
 
@@ -107,7 +118,10 @@ def _shapes(answer: Any) -> dict[str, tuple[int, ...]]:
         for name, shape in answer.items()
     )
     _require(fine, "shapes by name", answer)
-    return {name: tuple(shape) for name, shape in answer.items()}
+    shapes = {name: tuple(shape) for name, shape in answer.items()}
+    numbers = sum(map(math.prod, shapes.values()))
+    _require(numbers <= MOST_WEIGHTS, f"shapes of up to {MOST_WEIGHTS} numbers for each agent", answer)
+    return shapes
 
 
 def _selection(answer: Any) -> Selection:
@@ -120,7 +134,7 @@ def _selection(answer: Any) -> Selection:
 
 
 def _sentences(answer: Any) -> tuple[str, ...]:
-    _require(_names(answer), "a tuple of half sentences", answer)
+    _require(_names(answer, str.isprintable), "a tuple of half sentences", answer)
     return tuple(map(str, answer))
 
 

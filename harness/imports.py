@@ -48,7 +48,7 @@ def claim(package: str) -> None:
         )
 
 
-def hidden(error: BaseException) -> str:
+def hidden(error: BaseException | None) -> str:
     """What to add to an error of the user's code that looked for a package of its own, and found ours; or nothing."""
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if not isinstance(error, ImportError) or package not in OURS:

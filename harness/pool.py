@@ -11,14 +11,15 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from harness.guard import TookTooLong, told
 
@@ -32,6 +33,8 @@ LOOK = 0.02
 """Seconds between looks at what was submitted, and at who is still alive."""
 GRACE = 5.0
 """Seconds in which idle workers may end by themselves."""
+INTERRUPTS = (signal.SIGINT, signal.SIGUSR2)
+"""At the keyboard, and by SLURM: workers get them too, and go on."""
 
 Result = TypeVar("Result")
 
@@ -77,8 +80,38 @@ class _Worker:
     handed: int = 0
 
 
+def start_process(process: BaseProcess, blocked: Collection[signal.Signals] = (signal.SIGINT,)) -> None:
+    """Start a process that these signals do not interrupt: sent to the whole group, they are the parent's to handle.
+
+    Args:
+        process: of ``multiprocessing``.
+        blocked: an interrupt at the keyboard, or more.
+
+    Raises:
+        OSError: there can be no more processes.
+    """
+    resource_tracker.ensure_running()  # before all else: whoever starts it finds SIGINT unblocked afterwards
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def nothing() -> None:
     """Prepare nothing."""
+
+
+class Submitting(Protocol):
+    """What does tasks, here or for others too; see :class:`Pool`."""
+
+    def submit(
+        self, function: Callable[..., Result], *args: Any, seconds: float = float("inf"), tries: int = TRIES
+    ) -> Future[Result]:
+        """Call a function in a worker."""
+
+    def close(self, at_once: bool = False) -> None:
+        """Nothing that was submitted is waited for any more."""
 
 
 class Pool:
@@ -99,6 +132,7 @@ class Pool:
         self._died, self._not_before = 0, 0.0
         self._closing, self._at_once = threading.Event(), False
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def submit(
         self, function: Callable[..., Result], *args: Any, seconds: float = float("inf"), tries: int = TRIES
@@ -115,13 +149,18 @@ class Pool:
             Its result. Or as exceptions: :class:`harness.guard.UserCodeError`, whatever it raised;
             :class:`WorkerDied`; :class:`harness.guard.TookTooLong`.
         """
+        return self.submit_pickled(pickle.dumps((function, args)), seconds, tries)
+
+    def submit_pickled(self, content: bytes, seconds: float, tries: int) -> Future[Any]:
+        """:meth:`submit` of function and arguments that are pickled already; any thread may."""
         if self._closing.is_set():
             raise RuntimeError("the pool is closed")
-        task = _Task(pickle.dumps((function, args)), seconds, tries)
+        task = _Task(content, seconds, tries)
         self._waiting.append(task)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._manage, name="pool", daemon=True)
-            self._thread.start()
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._manage, name="pool", daemon=True)
+                self._thread.start()
         return task.future
 
     def close(self, at_once: bool = False) -> None:
@@ -142,8 +181,7 @@ class Pool:
     # All below runs in the thread
 
     def _manage(self) -> None:
-        # Workers inherit this: an interrupt at the keyboard, which reaches them too, is the parent's to handle.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)  # they are to wake the main thread
         reason: BaseException | None = None
         try:
             while not self._closing.is_set():
@@ -164,7 +202,7 @@ class Pool:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(target=_work, args=(theirs, self._start), daemon=True)
             try:
-                process.start()
+                start_process(process, INTERRUPTS)
             except OSError as error:  # no more processes, no memory
                 ours.close()
                 self._failed_start(error)
@@ -220,14 +258,7 @@ class Pool:
             self._workers.remove(worker)
             self._leaving.append(worker)
             worker.pipe.close()  # on which it ends
-        try:
-            fine, value = pickle.loads(content)  # noqa: S301 - of our own worker
-        except Exception as error:  # the future carries it
-            fine, value = False, told(error)
-        if fine:
-            task.future.set_result(value)
-        else:
-            task.fail(value)
+        settle(task.future, content)
 
     def _bury(self, worker: _Worker) -> None:
         """A worker is dead, or is to be; its task is another's, if that has tries left."""
@@ -282,13 +313,28 @@ def _work(pipe: Connection, start: Callable[[], None]) -> None:
             content = pipe.recv_bytes()
         except EOFError:
             return
-        pipe.send_bytes(_answer(content))
+        pipe.send_bytes(answer(content))
 
 
-def _answer(content: bytes) -> bytes:
+def answer(content: bytes) -> bytes:
     """A task's result, or whatever came in its place, as text: exceptions themselves may not survive the journey."""
     try:
         function, args = pickle.loads(content)  # noqa: S301 - of our own parent
         return pickle.dumps((True, function(*args)))
+    except TookTooLong as error:
+        return pickle.dumps((False, error))
     except BaseException as error:  # the future carries it
         return pickle.dumps((False, told(error)))
+
+
+def settle(future: Future[Any], content: bytes) -> None:
+    """Give a future what :func:`answer` made, unless it was cancelled."""
+    try:
+        fine, value = pickle.loads(content)  # noqa: S301 - of our own worker
+    except Exception as error:  # the future carries it
+        fine, value = False, told(error)
+    with suppress(InvalidStateError):
+        if fine:
+            future.set_result(value)
+        else:
+            future.set_exception(value)

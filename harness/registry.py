@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from algorithms import BUILTINS
 from harness.errors import UserError, nearest
-from harness.guard import UserCodeError, guard
+from harness.guard import UserCodeError, guard, restored
 from harness.packages import entry_points
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _import(plugin: Plugin) -> type[Algorithm[Any]]:
     where = f"{named(plugin.name)} ({plugin.target}, {plugin.origin})"
     module, _, attribute = plugin.target.partition(":")
     try:
-        with guard(where, "import"):
+        with guard(where, "import"), restored():
             loaded = getattr(import_module(module), attribute)
             problem = _problem(loaded)
             if problem is None and plugin.origin != "built-in":

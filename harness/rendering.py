@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import registry, simulators
+from harness import simulators
 from harness.algorithm import Policy
 from harness.errors import UserError
 from harness.evaluation import CHUNK, Episode, episode_seeds, lockstep
@@ -18,7 +17,6 @@ from harness.files import replacing
 from harness.guard import guard
 from harness.plan import Cell
 from harness.simulators import Picture
-from harness.store import Store
 from harness.tasks import within
 
 if TYPE_CHECKING:
@@ -27,20 +25,6 @@ if TYPE_CHECKING:
 FRAMES_A_SECOND = 20
 ENDINGS = (".gif", ".mp4")
 CAPTION = 44  # pixels of height under a picture
-
-
-def restore_policy(store: Store, cell: Cell, name: str) -> Policy:
-    """A policy of a finished cell, as its last checkpoint left it.
-
-    Raises:
-        KeyError: the cell has no such policy.
-    """
-    replica = replace(cell.replica, statistics=store.statistics(cell))
-    algorithm, state = registry.load(cell.algorithm), store.policies(cell)[name]
-    with guard(registry.named(cell.algorithm), "policies"):
-        policy = algorithm(cell.config, cell.definition, [replica]).policies(0)[name]
-        policy.load_state_dict(state)
-    return policy
 
 
 def film(
@@ -154,4 +138,4 @@ def require_ending(path: Path) -> None:
         from importlib.util import find_spec
 
         if find_spec("imageio_ffmpeg") is None:
-            raise UserError("an MP4 wants the package imageio-ffmpeg: 'make install', or write a .gif")
+            raise UserError("an MP4 needs the package imageio-ffmpeg: pip install imageio-ffmpeg, or write a .gif")

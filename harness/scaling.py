@@ -8,10 +8,8 @@ is one of one environment, with all that a policy does between two steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,16 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness import registry
 from harness.algorithm import Algorithm, Policy, Replica
+from harness.config import parse_settings
 from harness.data.dataset import Dataset
 from harness.data.draws import prepare
 from harness.engine import make_engine
-from harness.forecast import this_machine
+from harness.forecast import made_up, one_thread, this_machine
 from harness.memory import keep_freed_memory
-from harness.settings import parse_settings
 from harness.tasks import find_task
 
 TASK = find_task("AntRun")
-TRAJECTORIES, LENGTH = 200, 20
 COLUMNS = ("machine", "method", "observation_size", "batch_size", "metric", "median", "low", "high")
 WARM_UP = 3
 """Updates, and actions, before the first that is timed."""
@@ -77,9 +74,9 @@ def measure(overrides: Sequence[str] = ()) -> pd.DataFrame:
     machine = this_machine("cpu")
     assert machine is not None, "a CPU is always there"
     lines: list[dict[str, Any]] = []
-    with _one_thread():
+    with one_thread():
         for size in asked.sizes:
-            data = made_up(size)
+            data = made_up(replace(TASK, observation_size=size))
             for name, kind in kinds.items():
                 point = {"machine": machine.describe(), "observation_size": size, "batch_size": asked.batch_size}
                 update, policies = _agent(kind, data, asked.batch_size)
@@ -89,34 +86,6 @@ def measure(overrides: Sequence[str] = ()) -> pd.DataFrame:
                     timed = _timed(_actor(policy, data), asked.actions, asked.rounds)
                     lines.append({**point, "method": policy_name, "metric": "act_ms", **timed})
     return pd.DataFrame(lines)[list(COLUMNS)]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def made_up(size: int) -> Dataset:
-    """Random transitions with observations of so many numbers; some trajectories cost nothing, some much."""
-    generator = np.random.default_rng(size)
-    task = replace(TASK, observation_size=size)
-    rows = TRAJECTORIES * LENGTH
-    boldness = np.repeat(generator.uniform(0, 0.4, TRAJECTORIES), LENGTH)
-    arrays = {
-        "observations": generator.standard_normal((rows, size), dtype=np.float32),
-        "next_observations": generator.standard_normal((rows, size), dtype=np.float32),
-        "actions": generator.uniform(-1, 1, (rows, task.action_size)).astype(np.float32),
-        "rewards": (5 * boldness + generator.uniform(0, 1, rows)).astype(np.float32),
-        "costs": (generator.uniform(size=rows) < boldness).astype(np.float32),
-        "terminals": np.zeros(rows, dtype=bool),
-        "timeouts": np.arange(rows) % LENGTH == LENGTH - 1,
-    }
-    return Dataset(task, Path("made-up.hdf5"), "own", arrays)
 
 
 def _agent(

@@ -6,24 +6,35 @@ reward and normalised cost; the overall number is the mean over tasks.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.plan import Plan
+from harness.plan import Cell, Plan
 from harness.store import Results, State
 from harness.tasks import normalize_cost, within
 
 Floats = NDArray[np.float64]
 
+RUN = ["row", "task", "seed", "limit"]
+"""What tells a run from others."""
+COLUMNS = (*RUN, "step", "last", "reward", "cost", "episode_cost", "satisfied")
+"""Of :func:`checkpoint_episodes`, before :data:`RAW`."""
+MEANS = ["reward", "cost", "satisfied"]
+"""Columns of a run that its episodes' means are taken of."""
+
 BOOTSTRAP_SAMPLES = 2000
 CONFIDENCE = 0.95
 TAIL_PROBABILITY = (1 - CONFIDENCE) / 2
 TAIL = 0.1
+RAW = ("episode", "episodes", "episode_return", "length")
+"""What of an episode stands in :func:`checkpoint_episodes` as it is stored."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +51,20 @@ class Scope:
 
     def limits(self, plan: Plan) -> dict[str, tuple[float, ...]]:
         """The limits that count, by task; only the tasks that have some."""
-        found: dict[str, set[float]] = {}
-        for planned in plan.cells:
-            if self.family in (None, planned.cell.definition.family):
-                found.setdefault(planned.cell.task, set()).update(planned.cell.evaluation_limits)
-        chosen = {task: tuple(sorted(limits)) for task, limits in found.items()}
+        families = {task: found.family for task, found in plan.tasks.items()}
+        chosen = {task: limits for task, limits in plan.limits.items() if self.family in (None, families[task])}
         if self.limit is not None:
             chosen = {task: limits[self.limit : self.limit + 1] for task, limits in chosen.items()}
         return {task: limits for task, limits in chosen.items() if limits}
 
     def of(self, episodes: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-        """The rows of :func:`checkpoint_episodes` that count."""
-        if self == WHOLE:
+        """The rows of :func:`checkpoint_episodes`, or of :func:`run_means`, that count."""
+        if self == WHOLE or episodes.empty:
             return episodes
         limits = self.limits(plan)
-        judged = zip(episodes["task"], episodes["limit"], strict=True)
-        return episodes[np.array([limit in limits.get(task, ()) for task, limit in judged], dtype=bool)]
+        (task, tasks), (limit, values) = pd.factorize(episodes["task"]), pd.factorize(episodes["limit"])
+        counts = np.array([[value in limits.get(name, ()) for value in values] for name in tasks])
+        return episodes[counts[task, limit]]
 
 
 WHOLE = Scope()
@@ -68,14 +77,14 @@ class Score:
     Args:
         reward: mean normalised reward.
         cost: mean normalised cost.
-        satisfaction: share of episodes whose cost is within the limit.
+        satisfaction: share of episodes whose cost is within the limit; ``None`` where only means of several are known.
         covered: runs that there are, of ``planned``.
         planned: runs that the suite asks for.
     """
 
     reward: float
     cost: float
-    satisfaction: float
+    satisfaction: float | None
     covered: int
     planned: int
 
@@ -95,7 +104,7 @@ class Overall(Score):
     """All tasks together.
 
     Args:
-        cost_tail: mean normalised cost of the costliest tenth of all episodes.
+        cost_tail: mean normalised cost of the costliest tenth of all episodes, ``None`` like satisfaction.
         iqm: interquartile mean of normalised reward over seeds and tasks, ``None`` without such seeds.
         interval: its 95% stratified bootstrap interval, ``None`` for fewer than two seeds.
         seeds: seeds that ``iqm`` rests on: those with results on every task at every limit that the suite asks for.
@@ -104,7 +113,7 @@ class Overall(Score):
         safe_tasks: tasks on which the policy is safe, and no run is missing.
     """
 
-    cost_tail: float
+    cost_tail: float | None
     iqm: float | None
     interval: tuple[float, float] | None
     seeds: int
@@ -113,41 +122,64 @@ class Overall(Score):
     safe_tasks: int
 
 
-def checkpoint_episodes(store: Results, plan: Plan, only_last: bool = False) -> pd.DataFrame:
+def checkpoint_episodes(store: Results, plan: Plan, only_last: bool = False, raw: bool = False) -> pd.DataFrame:
     """The evaluation episodes of every finished cell, or its last checkpoint's, once for each limit they are judged by.
 
     Returns:
         Columns row (the policy's name in tables), task (id), seed, limit, step, last (whether the checkpoint is the
-        last one), reward and cost (normalised), episode_cost (not normalised), satisfied.
+        last one), reward and cost (normalised), episode_cost (not normalised), satisfied (NaN where a row of imported
+        results is the mean of several episodes); then, if ``raw``, episode (its number at that step), episodes (of how
+        many a row is the mean: 1, but for imported results), episode_return (not normalised) and length.
     """
-    frames = []
+    kept = RAW if raw else ()
+    cells: list[Cell] = []
+    parts = ("row", "limit", "step", "last", "reward", "cost", "single", *kept)
+    judged: dict[str, list[NDArray[Any]]] = {name: [] for name in parts}
     for planned in plan.cells:
         cell = planned.cell
         if store.status(cell).state != "done":
             continue
-        task, episodes = cell.definition, store.episodes(cell)
+        episodes = store.episodes(cell)
         if only_last:
             episodes = episodes[episodes["step"] == cell.hyperparameters["steps"]]
+        if raw and "episodes" not in episodes:
+            episodes = episodes.assign(episodes=1)
+        step, told, cost = (episodes[name].to_numpy() for name in ("step", "cost_limit", "cost"))
+        reward = cell.definition.normalize_reward(episodes["episode_return"].to_numpy(dtype=float))
+        row = np.array([planned.rows.get(policy, np.nan) for policy in episodes["policy"]], dtype=object)
+        last, untold = step == cell.hyperparameters["steps"], pd.isna(told)
+        columns = {"row": row, "step": step, "last": last, "reward": reward, "cost": cost}
+        columns["single"] = episodes["episodes"].to_numpy() == 1 if "episodes" in episodes else np.full(len(step), True)
+        columns |= {name: episodes[name].to_numpy() for name in kept}
         for limit in cell.evaluation_limits:
-            judged = episodes[episodes["cost_limit"].isna() | (episodes["cost_limit"] == limit)]
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "row": judged["policy"].map(planned.rows),
-                        "task": cell.task,
-                        "seed": cell.seed,
-                        "limit": limit,
-                        "step": judged["step"],
-                        "last": judged["step"] == cell.hyperparameters["steps"],
-                        "reward": task.normalize_reward(judged["episode_return"]),
-                        "cost": normalize_cost(judged["cost"].to_numpy(), np.float64(limit)),
-                        "episode_cost": judged["cost"],
-                        "satisfied": within(judged["cost"], limit).astype(float),
-                    }
-                )
-            )
-    columns = ["row", "task", "seed", "limit", "step", "last", "reward", "cost", "episode_cost", "satisfied"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns).astype({"last": bool})
+            here = np.flatnonzero(untold | (told == limit))
+            cells.append(cell)
+            judged["limit"].append(np.full(len(here), float(limit)))
+            for name, values in columns.items():
+                judged[name].append(values[here])
+    if not cells:
+        return pd.DataFrame(columns=[*COLUMNS, *kept]).astype({"last": bool})
+    lengths = [len(part) for part in judged["row"]]
+    joined = {name: np.concatenate(judged.pop(name)) for name in list(judged)}  # memory holds them once
+    cost, limits = joined["cost"], joined["limit"]
+    joined |= {
+        "task": np.repeat(np.array([cell.task for cell in cells], dtype=object), lengths),
+        "seed": np.repeat([cell.seed for cell in cells], lengths),
+        "cost": normalize_cost(cost, limits),
+        "episode_cost": cost,
+        "satisfied": np.where(joined.pop("single"), within(cost, limits).astype(float), np.nan),
+    }
+    return pd.DataFrame({name: joined.pop(name) for name in (*COLUMNS, *kept)})
+
+
+def run_means(episodes: pd.DataFrame) -> pd.DataFrame:
+    """Means of each run of :func:`final_episodes`: row, task, seed, limit, reward, cost, satisfied."""
+    return episodes.groupby(RUN, sort=False, as_index=False)[MEANS].mean()
+
+
+def checkpoint_means(episodes: pd.DataFrame) -> pd.DataFrame:
+    """Means of every checkpoint of each run, of what :func:`checkpoint_episodes` gives."""
+    return episodes.groupby([*RUN, "step"], sort=False, as_index=False)[MEANS].mean()
 
 
 def final_episodes(store: Results, plan: Plan) -> pd.DataFrame:
@@ -191,40 +223,53 @@ def run_states(store: Results, plan: Plan, scope: Scope = WHOLE) -> dict[tuple[s
     return states
 
 
-def task_scores(episodes: pd.DataFrame, plan: Plan, scope: Scope = WHOLE) -> dict[tuple[str, str], Score]:
-    """Each policy on each task, by row and task; only where there are results, which are of the scope alone."""
+def task_scores(
+    episodes: pd.DataFrame, plan: Plan, scope: Scope = WHOLE, runs: pd.DataFrame | None = None
+) -> dict[tuple[str, str], Score]:
+    """Each policy on each task, by row and task; only where there are results.
+
+    Args:
+        episodes: what :func:`final_episodes` gives, of the scope alone.
+        plan: the suite's.
+        scope: which part of the suite counts.
+        runs: the episodes' :func:`run_means`, where they have been made.
+    """
+    runs = run_means(episodes) if runs is None else runs
     planned = planned_runs(plan, scope)
+    ordered = runs.sort_values(["seed", "limit"])
+    means, groups = ordered[MEANS].to_numpy(dtype=float).T, ordered.groupby(["row", "task"]).indices
     scores = {}
-    for (row, task), group in episodes.groupby(["row", "task"], sort=False):
-        runs = group.groupby(["seed", "limit"])[["reward", "cost", "satisfied"]].mean()
-        mean = runs.mean()
-        key = (str(row), str(task))
-        scores[key] = Score(
-            float(mean["reward"]), float(mean["cost"]), float(mean["satisfied"]), len(runs), len(planned[key])
-        )
+    for key in dict.fromkeys(zip(runs["row"], runs["task"], strict=True)):
+        # A column's runs beside each other: how they are added up shows in the last digits.
+        reward, cost, satisfaction = np.ascontiguousarray(means[:, groups[key]]).mean(1).tolist()
+        known = None if math.isnan(satisfaction) else satisfaction
+        scores[key] = Score(reward, cost, known, len(groups[key]), len(planned[key]))
     return scores
 
 
-def overall_scores(episodes: pd.DataFrame, plan: Plan, scope: Scope = WHOLE) -> dict[str, Overall]:
-    """Each policy over all its tasks, by row; only where there are results, which are of the scope alone."""
-    from rliable import metrics
-
-    by_task = task_scores(episodes, plan, scope)
+def overall_scores(
+    episodes: pd.DataFrame, plan: Plan, scope: Scope = WHOLE, runs: pd.DataFrame | None = None
+) -> dict[str, Overall]:
+    """Each policy over all its tasks, by row; only where there are results. Arguments as of :func:`task_scores`."""
+    runs = run_means(episodes) if runs is None else runs
+    by_task = task_scores(episodes, plan, scope, runs)
     planned, limits = planned_runs(plan, scope), planned_limits(plan, scope)
+    costs, means = episodes.groupby("row")["cost"], runs.groupby("row")
     scores = {}
-    for name, group in episodes.groupby("row", sort=False):
-        row = str(name)
+    for row in dict.fromkeys(runs["row"]):
         tasks = [score for (other, _), score in by_task.items() if other == row]
-        matrix = seed_matrix(group, limits[row])
-        costs = np.sort(group["cost"].to_numpy(dtype=float))
+        matrix = seed_matrix(means.get_group(row), limits[row])
+        sorted_costs = np.sort(costs.get_group(row).to_numpy(dtype=float))
+        shares = [score.satisfaction for score in tasks if score.satisfaction is not None]
+        single = len(shares) == len(tasks)
         scores[row] = Overall(
             reward=float(np.mean([score.reward for score in tasks])),
             cost=float(np.mean([score.cost for score in tasks])),
-            satisfaction=float(np.mean([score.satisfaction for score in tasks])),
+            satisfaction=float(np.mean(shares)) if single else None,
             covered=sum(score.covered for score in tasks),
             planned=sum(len(runs) for (other, _), runs in planned.items() if other == row),
-            cost_tail=float(costs[-max(1, round(TAIL * len(costs))) :].mean()),
-            iqm=float(metrics.aggregate_iqm(matrix)) if len(matrix) else None,
+            cost_tail=float(sorted_costs[-max(1, round(TAIL * len(sorted_costs))) :].mean()) if single else None,
+            iqm=iqm(matrix) if len(matrix) else None,
             interval=interval(matrix) if len(matrix) > 1 else None,
             seeds=len(matrix),
             tasks=len(tasks),
@@ -240,7 +285,7 @@ def seed_matrix(
     """Normalised reward (seeds, tasks) of one policy, averaged over limits; only seeds with every task and limit.
 
     Args:
-        episodes: of the policy, as :func:`final_episodes` has them.
+        episodes: of the policy, as :func:`final_episodes` has them, or their :func:`run_means`.
         limits: every task and limit that a seed must have, as :func:`planned_limits` has them.
         column: another one of the episodes', such as cost.
     """
@@ -254,6 +299,16 @@ def seed_table(episodes: pd.DataFrame, limits: Collection[tuple[str, float]], co
     return runs.reindex(columns=wanted).dropna().T.groupby(level="task").mean().T
 
 
+def iqm(matrix: Floats) -> float:
+    """rliable's IQM of a matrix (seeds, tasks) to the last digit, as scipy's ``trim_mean`` adds it up.
+
+    Both are slow to import.
+    """
+    runs = matrix.ravel()
+    cut = int(0.25 * len(runs))
+    return float(np.partition(runs, (cut, len(runs) - cut - 1))[cut : len(runs) - cut].mean())
+
+
 def interquartile_mean(scores: Floats) -> Floats:
     """rliable's IQM of scores (..., seeds, tasks): the mean of what lies between their quartiles."""
     runs = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
@@ -264,6 +319,19 @@ def interquartile_mean(scores: Floats) -> Floats:
 def mean(scores: Floats) -> Floats:
     """rliable's mean of scores (..., seeds, tasks)."""
     return np.asarray(scores.mean((-2, -1)), dtype=np.float64)
+
+
+def median(scores: Floats) -> Floats:
+    """rliable's median of scores (..., seeds, tasks): over tasks, of means over seeds."""
+    return np.asarray(np.median(scores.mean(-2), axis=-1), dtype=np.float64)
+
+
+def optimality_gap(scores: Floats) -> Floats:
+    """rliable's optimality gap of scores (..., seeds, tasks): how far they stay below 1 on average; 0 at best.
+
+    1 is the highest return in DSRL's data of the task.
+    """
+    return np.asarray(1 - np.minimum(scores, 1).mean((-2, -1)), dtype=np.float64)
 
 
 def resampled(scores: Floats, random: np.random.Generator) -> Floats:
@@ -302,11 +370,20 @@ def between(samples: Floats) -> tuple[float, float]:
 def mean_intervals(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bootstrap intervals (columns, 2) of the means of values (seeds, columns), NaN for fewer than two seeds.
 
-    What :func:`interval` gives for the mean of each column, for many columns at once: a study's figure has hundreds.
+    What :func:`interval` gives for the mean of each column, for many columns at once: a page's curves have thousands.
     """
     count, columns = values.shape
+    found = np.full((columns, 2), np.nan)
     if count < 2:
-        return np.full((columns, 2), np.nan)
+        return found
     drawn = np.random.default_rng(0).integers(count, size=(BOOTSTRAP_SAMPLES, count))
-    tails = [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY]
-    return np.asarray(np.quantile(values[drawn].mean(1), tails, axis=0).T, dtype=np.float64)
+    weights = (drawn[:, :, None] == np.arange(count)).mean(1)  # how often each seed is drawn
+    for start in range(0, columns, COLUMNS_AT_ONCE):
+        means = values[:, start : start + COLUMNS_AT_ONCE].T @ weights.T
+        tails = np.quantile(means, [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY], axis=1)
+        found[start : start + COLUMNS_AT_ONCE] = tails.T
+    return found
+
+
+COLUMNS_AT_ONCE = 1000
+"""Of which bootstrap samples are held in memory."""

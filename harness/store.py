@@ -3,9 +3,11 @@
 ::
 
     <root>/suites/<suite>.json        the plan: which cells belong to a suite, and their row names
-    <root>/jobs/<job id>.checkpoint   all of an unfinished job, one file
+    <root>/jobs/<group>-<job>.checkpoint   all of an unfinished job, one file; of one that is trained and not evaluated,
+                                      the policies that are to be
     <root>/<cell hash>/               cell.json, episodes.parquet, training.parquet, policy.safetensors,
                                       statistics.safetensors, status.json, and where asked for diagnostics.parquet
+    <root>/summaries/<suite>.arrow    what reports read of the cells, see :mod:`harness.summary`
 
 Raw values are stored; normalisation, limits and statistics are applied when reading. Every write is atomic, and a
 cell's status is written last: what is done is whole. The status holds the SHA-256 of the cell's other files; plans,
@@ -15,30 +17,31 @@ statuses and checkpoints end with their own. So damage shows when a file is read
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import io
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness import checkpoint
+from harness import checkpoint, processes
 from harness.errors import DamageError, ResultsError, UserError
 from harness.files import (
     SEAL,
     file_sha256,
+    is_left_over,
+    read_bytes,
     read_sealed,
     replacing,
+    sync,
     write_json,
     write_sealed,
     writing,
@@ -47,12 +50,17 @@ from harness.plan import Cell, Job, Plan
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pyarrow import Table
     from torch import Tensor
+
+    from harness.claims import Claims
 
 DIAGNOSTICS = ("step", "policy", "cost_limit", "metric", "value")
 """Columns of what is measured without roll-outs. The policy is empty where it is of the agent as a whole, the limit
 where the policy is told none."""
-State = Literal["missing", "running", "done", "failed", "diverged", "damaged"]
+State = Literal["missing", "running", "trained", "done", "failed", "diverged", "damaged"]
+CALLED: dict[State, str] = {state: state for state in get_args(State)} | {"trained": "trained, not evaluated"}
+"""What people read."""
 
 STATUS = "status.json"
 TABLES = ("cell.json", "episodes.parquet", "training.parquet", "diagnostics.parquet")
@@ -60,11 +68,9 @@ TABLES = ("cell.json", "episodes.parquet", "training.parquet", "diagnostics.parq
 EVERYTHING = (*TABLES, "policy.safetensors", "statistics.safetensors")
 """Of a cell but its status."""
 OPTIONAL = ("diagnostics.parquet",)
-NO_LOCK = frozenset((errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
-"""What file systems say that have no locks."""
-
 MANIFEST = "archive.json"
 """What a folder holds that is an archive (:mod:`harness.archive`) and no results folder."""
+MAKES = "'lspc-bench run SUITE --results DIR' makes"
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class _StatusFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    state: Literal["running", "done", "failed", "diverged"]
+    state: Literal["running", "trained", "done", "failed", "diverged"]
     reason: str
     warnings: dict[str, int] = {}
     cell: str | None = None
@@ -158,6 +164,8 @@ class Store:
 
     def __init__(self, root: Path, checked: Iterable[str] = (), note: Note = silent) -> None:
         self.root, self.checked, self.note = root, frozenset(checked), note
+        self.claims: Claims | None = None
+        """Those of this process, where the folder is shared with others."""
         self._sound: dict[Path, tuple[int, int, int]] = {}
         """Files whose content was checked, as they were then: inode, size, time of change."""
 
@@ -171,11 +179,11 @@ class Store:
         store = cls(root, checked, note)
         store.require_no_archive()
         if not root.is_dir():
-            raise UserError(f"no results folder {str(root)!r}; 'lspc-bench run SUITE --results DIR' makes one")
+            raise UserError(f"no results folder {str(root)!r}; {MAKES} one")
         if not any((root / "suites").glob("*.json")):
             below = sorted({path.parent.parent for path in root.glob("*/suites/*.json")})
-            hint = f"; say which of those below it: {', '.join(map(str, below))}" if below else ""
-            raise UserError(f"{str(root)!r} holds no results of a suite{hint}")
+            hint = f"choose one of those below it: {', '.join(map(str, below))}" if below else f"{MAKES} some"
+            raise UserError(f"{str(root)!r} holds no results of a suite; {hint}")
         return store
 
     def require_no_archive(self) -> None:
@@ -190,32 +198,50 @@ class Store:
                 f"'lspc-bench status {self.root} --commands cells' says how to make a cell of it again"
             )
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from writing; the lock goes with the process, however it ends.
+    def prepare(self) -> None:
+        """Make the folder, and remove what killed processes left half written.
 
         Raises:
-            UserError: another process holds it, or there is a file in the folder's place.
+            UserError: there is a file in the folder's place.
             ResultsError: the folder cannot be written.
         """
         with writing(self.root):
             for folder in (self.root, self.root / "suites", self.root / "jobs"):
                 folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.root / ".lock").open("w")
-        with lock:
-            with writing(self.root):
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise UserError(f"another run is writing to {str(self.root)!r}") from error
-                except OSError as error:
-                    if error.errno not in NO_LOCK:
-                        raise
-                    self.note(f"{self.root} cannot be locked ({error.strerror}): see that no other run writes there")
-                # Left by a process that was killed while writing; nobody else writes here now.
-                for leftover in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            yield
+            self.sweep()
+            for path in (self.root / "jobs").glob("[0-9a-f]" * 16 + ".checkpoint"):
+                self._rename_checkpoint(path)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half written.
+
+        Raises:
+            ResultsError: the folder cannot be written.
+        """
+        with writing(self.root):
+            for leftover in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
+                if is_left_over(leftover):
+                    with suppress(FileNotFoundError):  # another worker was quicker
+                        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def _rename_checkpoint(self, path: Path) -> None:
+        """Older versions named it by its job alone."""
+        try:
+            job = Job.model_validate_json(self._load_checkpoint(path)["job"])
+        except (DamageError, ResultsError, ValidationError, KeyError, TypeError) as error:
+            self.note(f"{error}; its job starts afresh" if isinstance(error, DamageError) else str(error))
+            return
+        with suppress(FileNotFoundError):  # another worker was quicker
+            path.rename(self.checkpoint_path(job))
+
+    def require(self, cell: Cell) -> None:
+        """Ask before anything of a cell is written whether that is this worker's to do.
+
+        Raises:
+            ClaimLost: another worker has the cell now.
+        """
+        if self.claims is not None:
+            self.claims.require(cell.group)
 
     # Plans
 
@@ -237,10 +263,19 @@ class Store:
                 plans.append(_read_plan(path))
             except DamageError as error:
                 damaged.append(error)
-                self.note(f"{error}; run its suite again, which writes it anew")
+                self.note(f"{error}; run its suite again, which writes it anew, or import it with --replace")
         if damaged and not plans:
             raise damaged[0]
         return plans
+
+    def plan(self, suite: str) -> Plan | None:
+        """One suite's plan, if it is there.
+
+        Raises:
+            DamageError: it is there, and damaged.
+        """
+        path = self.root / "suites" / f"{suite}.json"
+        return _read_plan(path) if path.exists() else None
 
     def _plan_paths(self) -> list[Path]:
         return sorted((self.root / "suites").glob("*.json"))
@@ -260,35 +295,74 @@ class Store:
                 return Status("missing")
             if stored.state == "done":
                 for name in _expected(folder, stored):
-                    self._check(folder / name, stored, name in self.checked)
+                    self._check(folder, name, stored, name in self.checked)
         except DamageError as error:
-            return Status("damaged", f"{error}; run its suite again, which makes the cell again")
+            return damaged(error)
         return Status(stored.state, stored.reason, stored.warnings)
+
+    def written(self, cell: Cell) -> tuple[int, int] | None:
+        """Changes whenever a cell's status is written; ``None`` where there is none."""
+        try:
+            stat = (self.folder(cell) / STATUS).stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns
+
+    def read(self, cell: Cell) -> tuple[Status, dict[str, bytes]]:
+        """How a cell stands, and if it is done what is in those of its files that reports read, each read once.
+
+        Returns:
+            The status as :meth:`status` gives it, and by name the content of :data:`TABLES`, which is what was written.
+        """
+        folder = self.folder(cell)
+        contents: dict[str, bytes] = {}
+        try:
+            stored = _read_status(folder)
+            if stored is None:
+                return Status("missing"), {}
+            for name in _expected(folder, stored) if stored.state == "done" else ():
+                self._check(folder, name, stored, thorough=False)
+                if name in TABLES:
+                    contents[name] = _verified(folder / name, stored)
+                    if stored.files is None:
+                        _parsed(folder / name, contents[name])  # nothing else tells whether it is whole
+            for name in TABLES:
+                if stored.state == "done" and name not in contents and name not in OPTIONAL:
+                    raise DamageError(folder / name, "the cell has none")
+        except DamageError as error:
+            return damaged(error), {}
+        return Status(stored.state, stored.reason, stored.warnings), contents
 
     def set_status(self, cell: Cell, status: Status) -> None:
         """Record how a cell stands, and if it is done what its files are."""
         folder = self.folder(cell)
+        self.require(cell)
         with writing(folder):
             folder.mkdir(exist_ok=True)
             paths = [folder / name for name in EVERYTHING if status.state == "done" and (folder / name).exists()]
             files = {path.name: {"size": path.stat().st_size, SEAL: file_sha256(path)} for path in paths}
             content = {"state": status.state, "reason": status.reason, "warnings": dict(status.warnings)}
-            write_sealed(folder / STATUS, {**content, "cell": cell.hash, "files": files})
+            # That a cell was begun may be forgotten: nobody goes by it.
+            settled = status.state != "running"
+            mine = partial(self.require, cell)
+            write_sealed(folder / STATUS, {**content, "cell": cell.hash, "files": files}, mine, settled)
 
-    def _check(self, path: Path, stored: _StatusFile, thorough: bool) -> None:
+    def _check(self, folder: Path, name: str, stored: _StatusFile, thorough: bool) -> None:
         """Look at a file of a finished cell, and into it if it is to be thorough.
 
         Raises:
             DamageError: it is not what was written.
         """
         try:
-            stat = path.stat()
+            stat = os.stat(f"{folder}/{name}")  # noqa: PTH116 - a path for each of many files takes longer than this
         except OSError as error:
-            raise DamageError(path, f"it cannot be read: {error.strerror}") from error
-        if stored.files is not None and stat.st_size != stored.files[path.name].size:
-            raise DamageError(path, f"it has {stat.st_size} bytes, {stored.files[path.name].size} were written")
-        seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        if thorough and self._sound.get(path) != seen:
+            raise DamageError(folder / name, f"it cannot be read: {error.strerror}") from error
+        if stored.files is not None and stat.st_size != stored.files[name].size:
+            raise DamageError(folder / name, f"it has {stat.st_size} bytes, {stored.files[name].size} were written")
+        if not thorough:
+            return
+        path, seen = folder / name, (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if self._sound.get(path) != seen:
             content = _verified(path, stored)
             if stored.files is None:
                 _parsed(path, content)  # nothing else tells whether it is whole
@@ -337,7 +411,7 @@ class Store:
             f"{name}/{key}": tensor.contiguous() for name, state in policies.items() for key, tensor in state.items()
         }
         files = {
-            f"{name}.parquet": frame.to_parquet(index=False)
+            f"{name}.parquet": _parquet(frame)
             for name, frame in (("episodes", episodes), ("training", training), ("diagnostics", diagnostics))
             if frame is not None
         }
@@ -345,12 +419,16 @@ class Store:
         files["statistics.safetensors"] = save_arrays(
             {key: np.ascontiguousarray(values) for key, values in statistics.items()}
         )
+        mine = partial(self.require, cell)
+        mine()
         with writing(folder):
             folder.mkdir(exist_ok=True)
             for name, content in files.items():
-                with replacing(folder / name) as temporary:
+                with replacing(folder / name, mine, settled=False) as temporary:
                     temporary.write_bytes(content)
-            write_json(folder / "cell.json", {"cell": cell.model_dump(mode="json"), **record})
+            about = {"cell": cell.model_dump(mode="json"), **record}
+            write_json(folder / "cell.json", about, mine, settled=False)
+            sync(folder)  # before the status says that they are there
         self.set_status(cell, Status("done", warnings=warnings or {}))
 
     def record(self, cell: Cell) -> dict[str, Any]:
@@ -370,12 +448,10 @@ class Store:
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
         """What was measured of a finished cell by data alone, :data:`DIAGNOSTICS`; no row where nothing was."""
-        import pandas as pd
-
         folder = self.folder(cell)
         stored = _read_status(folder)
         if stored is not None and "diagnostics.parquet" not in _expected(folder, stored):
-            return pd.DataFrame(columns=list(DIAGNOSTICS))
+            return no_diagnostics()
         frame: pd.DataFrame = self._read(cell, "diagnostics.parquet")
         return frame
 
@@ -395,7 +471,8 @@ class Store:
     def forget(self, cell: Cell) -> None:
         """Remove all that is stored of a cell, at once."""
         folder = self.folder(cell)
-        removed = folder.with_name(f".{folder.name}.tmp")
+        removed = folder.with_name(f".{folder.name}.{processes.name()}.tmp")
+        self.require(cell)
         with writing(folder):
             if folder.exists():
                 folder.rename(removed)
@@ -414,7 +491,7 @@ class Store:
                 stored = _read_status(folder)
                 if stored is not None and stored.state == "done":
                     names = _expected(folder, stored)
-                    checks += [partial(self._check, folder / name, stored, thorough=True) for name in names]
+                    checks += [partial(self._check, folder, name, stored, thorough=True) for name in names]
         checks += [partial(self._load_checkpoint, path) for path in sorted((self.root / "jobs").glob("*.checkpoint"))]
         damaged = []
         for check in checks:
@@ -428,13 +505,15 @@ class Store:
 
     def checkpoint_path(self, job: Job) -> Path:
         """Where a job's checkpoint lies."""
-        return self.root / "jobs" / f"{job.id}.checkpoint"
+        return self.root / "jobs" / f"{job.cells[0].group}-{job.id}.checkpoint"
 
     def write_checkpoint(self, job: Job, content: Mapping[str, Any]) -> None:
         """Keep all that the job needs to go on, in one file."""
         path = self.checkpoint_path(job)
+        mine = partial(self.require, job.cells[0])
+        mine()
         with writing(path):
-            checkpoint.save(path, {"job": job.model_dump_json(), **content})
+            checkpoint.save(path, {"job": job.model_dump_json(), **content}, mine)
 
     def read_checkpoint(self, job: Job) -> dict[str, Any] | None:
         """What :meth:`write_checkpoint` kept, or ``None``. No code of the file is run.
@@ -449,13 +528,22 @@ class Store:
     def remove_checkpoint(self, job: Job) -> None:
         """The job is over."""
         path = self.checkpoint_path(job)
+        self.require(job.cells[0])
         with writing(path):
             path.unlink(missing_ok=True)
 
-    def unfinished_jobs(self) -> list[Job]:
-        """The jobs that left a checkpoint. One that is of no use is set aside, so that its job alone starts afresh."""
+    def checkpointed_groups(self) -> set[str]:
+        """The groups of cells of which a checkpoint lies here."""
+        return {path.name.partition("-")[0] for path in (self.root / "jobs").glob("[!.]*-*.checkpoint")}
+
+    def unfinished_jobs(self, group: str = "*") -> list[Job]:
+        """The jobs that left a checkpoint. One that is of no use is set aside, so that its job alone starts afresh.
+
+        Args:
+            group: of cells, whose jobs are asked for; all of them if nothing is said.
+        """
         jobs = []
-        for path in sorted((self.root / "jobs").glob("*.checkpoint")):
+        for path in sorted((self.root / "jobs").glob(f"{group}-*.checkpoint")):
             try:
                 job = Job.model_validate_json(self._load_checkpoint(path)["job"])
                 if self.checkpoint_path(job) != path:
@@ -479,6 +567,19 @@ class Store:
             return checkpoint.load(path)
         except OSError as error:
             raise ResultsError(f"cannot read a checkpoint: {error.strerror or error}: {path}") from error
+
+
+@cache
+def no_diagnostics() -> pd.DataFrame:
+    """What :meth:`Results.diagnostics` gives where nothing was measured: always the same, as most cells have none."""
+    import pandas as pd
+
+    return pd.DataFrame(columns=list(DIAGNOSTICS))
+
+
+def damaged(error: DamageError) -> Status:
+    """How a cell stands that has a damaged file."""
+    return Status("damaged", f"{error}; run its suite again, which makes the cell again, or import it again")
 
 
 def _read_plan(path: Path) -> Plan:
@@ -537,7 +638,7 @@ def _verified(path: Path, stored: _StatusFile) -> bytes:
         DamageError: it is not what was written.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise DamageError(path, f"it cannot be read: {error.strerror}") from error
     if stored.files is not None:
@@ -555,8 +656,6 @@ def _parsed(path: Path, content: bytes) -> Any:
     Raises:
         DamageError: it is none.
     """
-    import pandas as pd
-    from pyarrow import ArrowException
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -564,13 +663,39 @@ def _parsed(path: Path, content: bytes) -> Any:
         if path.suffix == ".json":
             return json.loads(content)
         if path.suffix == ".parquet":
-            return pd.read_parquet(io.BytesIO(content))
+            return parse_table(path, content).to_pandas()
         if path.name == "policy.safetensors":
             from safetensors.torch import load as load_tensors
 
             return load_tensors(content)
         return load(content)
-    except (OSError, ValueError, KeyError, RecursionError, MemoryError, ArrowException, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, MemoryError, SafetensorError) as error:
+        raise DamageError(path, "it cannot be read") from error
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    """A table as ``frame.to_parquet`` writes it, which takes longer to find out how."""
+    from pyarrow import BufferOutputStream, Table
+    from pyarrow.parquet import write_table
+
+    stream = BufferOutputStream()
+    write_table(Table.from_pandas(frame, preserve_index=False), stream)
+    content: bytes = stream.getvalue().to_pybytes()
+    return content
+
+
+def parse_table(path: Path, content: bytes) -> Table:
+    """The table in a file of a cell that has been read.
+
+    Raises:
+        DamageError: it is none.
+    """
+    from pyarrow import ArrowException, BufferReader
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(BufferReader(content)).read(use_threads=False)
+    except (OSError, ValueError, KeyError, MemoryError, ArrowException) as error:
         raise DamageError(path, "it cannot be read") from error
 
 

@@ -6,17 +6,31 @@ Precedence of a hyperparameter, the last wins: the algorithm's default, its publ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    field_validator,
+)
 
 from harness.bounds import AnyHiddenSizes, BatchSize, Settings, Steps
+from harness.config import LIST, MAPPING, ConfigFile
 from harness.data.dataset import FoundSource
 from harness.data.filters import Filters
-from harness.errors import UserError, nearest
+from harness.errors import SuiteError, UserError, nearest
 from harness.files import shipped
+from harness.tasks import FAMILIES, Task
+from harness.trackers import check_name
 from harness.yaml_text import MOST_LEVELS, Place, YamlError, read_yaml
 
 # More than anyone runs; a larger number is a seed that was meant to stand in a list.
@@ -24,6 +38,8 @@ MOST_SEEDS = 1000
 # Of names, which stand in tables and in names of files; of other texts; of a suite's description.
 MOST_LETTERS, MOST_TEXT, MOST_DESCRIPTION = 100, 1000, 10_000
 MOST_EPISODES = 100_000
+FILES = ("data", "files")
+"""Where a suite names own files."""
 # What gymnasium.make takes for itself.
 MAKES_OWN = {"id", "max_episode_steps", "autoreset", "apply_api_compatibility", "disable_env_checker", "render_mode"}
 
@@ -50,6 +66,26 @@ Limits = Annotated[
 Seed = Annotated[int, Field(lt=2**32)]
 
 
+SuiteName = Annotated[str, Field(pattern=r"^[a-z0-9]+([-_][a-z0-9]+)*$", max_length=MOST_LETTERS)]
+
+
+def _families(limits: dict[str, list[float]]) -> dict[str, list[float]]:
+    for family in limits:
+        if family not in (*FAMILIES, "own"):
+            raise ValueError(
+                f"no family is called {family!r}.{nearest(family, FAMILIES)} Known: {', '.join(FAMILIES)}, own"
+            )
+    return limits
+
+
+# A list, or lists by family.
+SuiteLimits = Annotated[
+    Annotated[Limits, Tag(LIST)]
+    | Annotated[dict[str, Limits], Field(min_length=1), AfterValidator(_families), Tag(MAPPING)],
+    Discriminator(lambda value: MAPPING if isinstance(value, dict) else LIST),
+]
+
+
 class AlgorithmEntry(Settings):
     """One algorithm of a suite, under a label of the suite's choice."""
 
@@ -70,6 +106,10 @@ class FQE(Settings):
     learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate at the first step; it falls to 0")
     gamma: float = Field(0.99, ge=0, lt=1, description="discount of rewards and costs")
     polyak: float = Field(0.05, gt=0, le=1, description="rate at which the target networks follow")
+
+
+FQE_METRICS = ("fqe_return", "fqe_cost")
+"""What fitted Q-evaluation's two numbers are called in results."""
 
 
 class Evaluation(Settings):
@@ -122,7 +162,7 @@ class OwnTask(Settings):
     @classmethod
     def _upwards(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] >= value[1]:
-            raise ValueError("wants the lower return first")
+            raise ValueError("needs the lower return first")
         return value
 
 
@@ -136,21 +176,30 @@ class TimeLimits(Settings):
 class Suite(Settings):
     """A whole suite file. Unknown keys are refused."""
 
-    name: str = Field(
-        pattern=r"^[a-z0-9]+([-_][a-z0-9]+)*$", max_length=MOST_LETTERS, description="names the plan in the results"
-    )
+    name: SuiteName = Field(description="names the plan in the results")
     description: str = Field("", description="what it is for")
     tasks: list[str] = Field(min_length=1, description="ids, names, families, globs, or all")
     algorithms: dict[str, AlgorithmEntry] = Field(min_length=1, description="by label")
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_SEEDS), AfterValidator(_distinct)] = Field(
         [0, 1, 2], description="the seeds, or how many: n means 0 to n - 1"
     )
-    cost_limits: Limits | None = Field(None, description="null: each task's own three")
+    cost_limits: SuiteLimits | None = Field(
+        None,
+        description="for all tasks, or by family; null, and for families that are not named: each task's own three",
+    )
     steps: Steps | None = Field(None, description="gradient steps; null: each algorithm's own")
     evaluation: Evaluation = Evaluation()
     data: Data = Data()
     own_tasks: dict[str, OwnTask] = Field({}, description="tasks beside DSRL's, by name")
     time_limits: TimeLimits = TimeLimits()
+    track: list[Annotated[str, AfterValidator(check_name)]] = Field(
+        [], description="where numbers are sent as they come: wandb, tensorboard, csv, MODULE:CLASS"
+    )
+
+    def limits_of(self, task: Task) -> tuple[float, ...]:
+        """The cost limits of one of its tasks."""
+        limits = self.cost_limits.get(task.family) if isinstance(self.cost_limits, dict) else self.cost_limits
+        return tuple(limits or task.cost_limits)
 
     @field_validator("algorithms", mode="before")
     @classmethod
@@ -161,6 +210,8 @@ class Suite(Settings):
                 raise ValueError("names an algorithm twice")
             value = dict.fromkeys(value)
         if isinstance(value, dict):
+            if any(isinstance(label, str) and not label.strip() for label in value):
+                raise ValueError("an algorithm needs a label, its name in tables")
             return {label: {} if entry is None else entry for label, entry in value.items()}
         return value
 
@@ -174,64 +225,100 @@ class Suite(Settings):
         return list(range(value))
 
 
-class SuiteFile:
-    """A suite together with the text it came from, so that whoever finds a mistake can name the line.
+class Origin(BaseModel):
+    """What a plan was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Of the suite on the command line: a built-in one's, or its file's without the folder."""
+    text: str
+    """What the suite's file holds."""
+    overrides: tuple[str, ...] = ()
+    """What ``--set`` changed in it."""
+
+    @property
+    def command(self) -> str:
+        """What runs the same suite."""
+        changes = [part for override in self.overrides for part in ("--set", override)]
+        return shlex.join(["lspc-bench", "run", self.name, *changes])
+
+
+class SuiteFile(ConfigFile[Suite]):
+    """A suite together with the text it came from, which gives a mistake its line.
 
     Args:
         path: the file.
         overrides: ``KEY=VALUE`` of the command line, with dotted keys; they win over everything in the file.
+        name: a built-in suite's; ``None`` means the file's.
 
     Raises:
         UserError: anything in it is wrong, with file and line.
     """
 
-    def __init__(self, path: Path, overrides: Sequence[str] = ()) -> None:
-        self.path = path
+    def __init__(self, path: Path, overrides: Sequence[str] = (), name: str | None = None) -> None:
+        super().__init__(path, Suite)
+        self.overrides, self.name = overrides, name or path.name
         self._overridden: dict[Place, str] = {}
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot read the suite: {error.strerror}", where=str(path)) from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"cannot read the suite, it is no text: {error}", where=str(path)) from error
-        try:
-            content, self._lines = read_yaml(text)
-        except YamlError as error:
-            raise UserError(str(error), where=f"{path}:{error.line}") from error
-        if not isinstance(content, dict):
-            raise UserError("a suite is a mapping with keys such as tasks and algorithms", where=str(path))
+        content = self.content
         if isinstance(content.get("algorithms"), list) and overrides:
             content["algorithms"] = _by_label(content["algorithms"])
         # The general before the special: --set steps=... does not undo --set algorithms.lspc.hyperparameters.steps=...
         for override in sorted(overrides, key=lambda override: override.partition("=")[0].count(".")):
             self._override(content, override)
-        self._require_lines_of_text(content)
-        self.suite = self._validate(content)
+        with self.located():
+            self._require_lines_of_text(content)
+            self.suite = self._with_whole_paths(self.check())
 
-    def error(self, message: str, *place: str | int) -> UserError:
-        """An error about a place in the suite, such as ``("algorithms", "lspc")``, with its line or its ``--set``."""
-        whole = tuple(map(str, place))
-        prefixes = [whole[:end] for end in range(len(whole), 0, -1)]
+    @property
+    def origin(self) -> Origin:
+        """What a plan of it is made from."""
+        return Origin(name=self.name, text=self.text, overrides=tuple(self.overrides))
+
+    @property
+    def folder(self) -> Path:
+        """Where the file lies."""
+        return self.path.parent.absolute()
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Around what finds mistakes in the suite: each is told with its line, or its ``--set``.
+
+        Raises:
+            UserError: in the place of a :class:`~harness.errors.SuiteError`.
+        """
+        try:
+            yield
+        except SuiteError as error:
+            raise UserError(str(error), where=self.where(tuple(map(str, error.place)))) from error
+
+    def where(self, place: Place) -> str:
+        """The ``--set`` that is to blame for the place, or the file's line."""
+        prefixes = [place[:end] for end in range(len(place), 0, -1)]
         # Keys on the way to what --set sets stand in no line of the file either.
-        below = [key for key in self._overridden if whole and key[: len(whole)] == whole and whole not in self._lines]
+        below = [key for key in self._overridden if place and key[: len(place)] == place and place not in self.lines]
         for prefix in [*prefixes, *below]:
             if prefix in self._overridden:
-                return UserError(message, where=f"--set {self._overridden[prefix]}")
-        for prefix in prefixes:
-            if prefix in self._lines:
-                return UserError(message, where=f"{self.path}:{self._lines[prefix]}")
-        return UserError(message, where=str(self.path))
+                return f"--set {self._overridden[prefix]}"
+        return super().where(place)
 
-    def folder(self, *place: str) -> Path:
-        """Where a relative path at a place of the suite starts: in the suite's folder, or where ``--set`` was typed."""
-        typed = any(place[:end] in self._overridden for end in range(1, len(place) + 1))
-        return Path.cwd() if typed else self.path.parent.absolute()
+    def _with_whole_paths(self, suite: Suite) -> Suite:
+        """The suite with its own files' whole paths: relative ones start in its folder, or where --set was typed."""
+        whole = {}
+        for key, name in suite.data.files.items():
+            place = (*FILES, key)
+            typed = any(place[:end] in self._overridden for end in range(1, len(place) + 1))
+            try:
+                whole[key] = str((Path.cwd() if typed else self.folder) / Path(name).expanduser())
+            except RuntimeError as error:
+                raise SuiteError(f"{name!r} names the folder of a user who is not here", *place) from error
+        return suite.model_copy(update={"data": suite.data.model_copy(update={"files": whole})})
 
     def _override(self, content: dict[str, Any], override: str) -> None:
         key, equals, text = override.partition("=")
         place = tuple(key.split("."))
         if not equals or not all(place) or len(place) > MOST_LEVELS:
-            raise UserError(f"--set wants KEY=VALUE with a dotted key such as evaluation.final=5, not {override!r}")
+            raise UserError(f"--set needs KEY=VALUE with a dotted key such as evaluation.final=5, not {override!r}")
         try:
             value, _ = read_yaml(text)
         except YamlError as error:
@@ -280,37 +367,9 @@ class SuiteFile:
     def _require_text(self, text: str, most: int, name: str, place: Place) -> None:
         if not text.isprintable():
             message = "must be one line of letters that can be printed, without control characters"
-            raise self.error(f"{name}: {message}, not {text!r}", *place)
+            raise SuiteError(f"{name}: {message}, not {text!r}", *place)
         if len(text) > most:
-            raise self.error(f"{name}: of {len(text)} letters, at most {most} are read: {text!r}", *place)
-
-    def _validate(self, content: dict[str, Any]) -> Suite:
-        try:
-            return Suite.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = tuple(str(part) for part in first["loc"] if part != "[key]")
-            name = ".".join(place)
-            if first["type"] == "extra_forbidden":
-                model = _model_at(place[:-1])
-                known = list(model.model_fields)
-                message = f"unknown key {name!r}.{nearest(place[-1], known)} Known here: {', '.join(known)}"
-            elif first["type"] == "missing":
-                message = f"the key {name!r} is missing"
-            else:
-                reason = _REASONS.get(first["type"], first["msg"].removeprefix("Value error, "))
-                message = f"{name}: {reason}" if name else reason
-                if first["type"] not in ("value_error", "too_short"):
-                    message += f", not {first['input']!r}"
-            raise self.error(message, *place) from error
-
-
-_REASONS = {
-    "model_type": "must be a mapping",
-    "dict_type": "must be a mapping",
-    "too_short": "must not be empty: nothing would run",
-}
-"""What pydantic says less well."""
+            raise SuiteError(f"{name}: of {len(text)} letters, at most {most} are read: {text!r}", *place)
 
 
 def _by_label(names: list[Any]) -> Any:
@@ -333,22 +392,6 @@ def _void(entry: dict[str, Any], names: list[str], *sections: str) -> None:
                 mapping.pop(name, None)
 
 
-def _model_at(place: Place) -> type[BaseModel]:
-    """The model whose keys stand at a place of the suite."""
-    model: type[BaseModel] = Suite
-    parts = iter(place)
-    for part in parts:
-        annotation = model.model_fields[part].annotation
-        (model,) = (
-            kind
-            for kind in (annotation, *get_args(annotation))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        )
-        if get_origin(annotation) is dict:
-            next(parts)  # a label of the user's
-    return model
-
-
 def suites_folder() -> Path:
     """Where the built-in suites lie: in the wheel beside this file, in a checkout beside the package."""
     return shipped("suites", "suites")
@@ -356,7 +399,7 @@ def suites_folder() -> Path:
 
 def builtin_suites() -> dict[str, Path]:
     """The built-in suites by name."""
-    return {path.stem: path for path in sorted(suites_folder().glob("[!.]*.yaml"))}
+    return {path.stem: path for path in sorted(suites_folder().glob("[!.]*.yaml"), key=lambda path: path.stem)}
 
 
 def read_suite(name: str, overrides: Sequence[str] = ()) -> SuiteFile:
@@ -367,7 +410,7 @@ def read_suite(name: str, overrides: Sequence[str] = ()) -> SuiteFile:
     """
     known = builtin_suites()
     if name in known:
-        return SuiteFile(known[name], overrides)
+        return SuiteFile(known[name], overrides, name)
     path = Path(name)
     try:
         exists = path.exists()
@@ -375,6 +418,7 @@ def read_suite(name: str, overrides: Sequence[str] = ()) -> SuiteFile:
         exists = False
     if not exists:
         raise UserError(
-            f"no such suite: {name!r} is neither a file nor built in ({', '.join(known)}).{nearest(name, known)}"
+            f"no such suite: {name!r} is neither a file nor built in.{nearest(name, known)} 'lspc-bench suites' lists "
+            "those that are built in"
         )
     return SuiteFile(path, overrides)

@@ -17,12 +17,13 @@ from typing import Any, TypeVar, cast, overload
 from harness.errors import UserError, nearest
 
 FAMILIES = ("bullet", "navigation", "velocity", "metadrive")
+"""Bullet-Safety-Gym; Safety-Gymnasium's navigation and velocity tasks; MetaDrive."""
 
 ROUNDING = 1e-12
 """What a sum of floats may be off, relative to itself: far above what 10^6 additions do, far below one step's cost."""
 
-# A float in, a float out; an array in, an array out.
 Values = TypeVar("Values")
+"""A float in, a float out; an array in, an array out."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,19 @@ def all_tasks() -> dict[str, Task]:
     return {task.id: task for task in tasks}
 
 
+@cache
+def _by_name() -> dict[str, Task]:
+    return {name: task for task in all_tasks().values() for name in task.names}
+
+
 def find_task(name: str) -> Task:
     """The task with this id (``OfflineCarCircle-v0``) or name (``CarCircle``).
 
     Raises:
         UserError: there is none.
     """
-    for task in all_tasks().values():
-        if name in task.names:
-            return task
+    if (task := _by_name().get(name)) is not None:
+        return task
     raise UserError(
         f"unknown task {name!r}.{nearest(name, all_names(all_tasks().values()))} 'lspc-bench tasks' lists them."
     )

@@ -1,79 +1,52 @@
-"""The loop of one job: blocks of update steps, learning curves, checkpoints."""
+"""The loop of one job: blocks of update steps, learning curves, checkpoints. What follows is :mod:`harness.trained`."""
 
 from __future__ import annotations
 
 import io
+import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from harness import registry
-from harness.algorithm import Algorithm, Hyperparameters, Policy, Selection
+from harness.algorithm import Policy, Selection
 from harness.data.dataset import Dataset
 from harness.data.draws import BLOCK, prepare
 from harness.diagnostics import Diagnostics
 from harness.engine import make_engine, silent
 from harness.errors import UserError
-from harness.evaluation import Episode, Evaluator, episode_seeds
-from harness.fqe import METRICS, Candidate, Estimate, FittedQ
-from harness.guard import TookTooLong, UserCodeError, guard, line, within
-from harness.plan import Cell, Job
-from harness.pool import WorkerDied
-from harness.store import DIAGNOSTICS, Status, Store
-
-if TYPE_CHECKING:
-    import pandas as pd
+from harness.evaluation import Evaluator
+from harness.fqe import Candidate, Estimate, FittedQ
+from harness.guard import guard, line, restored, within
+from harness.memory import forget_peak, peak
+from harness.pending import Evaluations, Row, stored
+from harness.plan import Job
+from harness.store import Store
+from harness.suite import FQE_METRICS
+from harness.tracking import NOWHERE, Tracking
+from harness.trained import Trained, begin_tracking, lasting_warnings, of_replica
 
 LOG_POINTS = 200
 """Rows of training.parquet, and how often replicas are checked for divergence, over a whole training run."""
-LASTING = 0.05
-"""Share of training for which an algorithm must say the same of an agent before anyone is told."""
 MOMENT = 0.05
 """Seconds between looks at the world: roll-outs that are back, a checkpoint that is due, a user who wants to stop."""
 
-Row = dict[str, Any]
-
-
-@dataclass
-class PendingEvaluation:
-    """A policy whose roll-outs are not all back yet; it is part of the checkpoint."""
-
-    replica: int
-    step: int
-    name: str
-    cost_limit: float | None
-    policy: Policy
-    state: dict[str, Tensor] = field(default_factory=dict)
-    """The policy's, as it was before it was rolled out."""
-    futures: list[Future[list[Episode]]] = field(default_factory=list)
-
-
-@dataclass
-class _Rested:
-    """What is left of a job's training on the device once it is over: its state, on the host, and its policies'."""
-
-    state: dict[str, Any]
-    policies: dict[int, dict[str, dict[str, Any]]]
-    engine: str
-
 
 class Training:
-    """One job from its first step, or its last checkpoint, to its cells' results.
+    """One job from its first step, or its last checkpoint, to its last step.
 
     Args:
         job: the cells, one a replica.
         dataset: of the job's task.
         selections: what of the dataset each replica trains on.
         store: where results and checkpoints go.
-        evaluator: rolls the policies out.
+        evaluator: rolls the policies out; ``None`` keeps them, for a process that does.
         device: where to train.
         dtype: of parameters and data.
         engine: how updates are run, see :func:`harness.engine.make_engine`.
@@ -94,7 +67,7 @@ class Training:
         dataset: Dataset,
         selections: Sequence[Selection],
         store: Store,
-        evaluator: Evaluator,
+        evaluator: Evaluator | None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         engine: str = "auto",
@@ -103,9 +76,11 @@ class Training:
         held_out: Dataset | None = None,
         note: Callable[[str], None] = silent,
         most_seconds: float = float("inf"),
+        tracking: Tracking = NOWHERE,
     ) -> None:
         algorithm, config = registry.load(job.algorithm), job.cells[0].config
-        self.job, self.dataset, self.store, self.evaluator, self.note = job, dataset, store, evaluator, note
+        self.job, self.dataset, self.store, self.note = job, dataset, store, note
+        self.evaluations = Evaluations(job, evaluator, note, tracking)
         self.held_out, self.selections = held_out, selections
         self.device = torch.device(device)
         self.evaluation = job.cells[0].evaluation
@@ -132,21 +107,20 @@ class Training:
             if beyond:
                 note(f"no fitted Q-evaluation of {', '.join(beyond)}, which acts on more than the last observation")
         self.curve: list[Row] = []
-        self.episodes: list[Row] = []
         self.diagnosed: list[Row] = []
-        self.pending: list[PendingEvaluation] = []
         self.stopped: dict[int, str] = {}  # diverged replicas
-        self.failed_evaluations: dict[int, str] = {}
+        self.memory = 0
+        """The most bytes so far, see :func:`harness.memory.peak`."""
         self._said: set[tuple[int, str]] = set()  # warnings
-        self._rested: _Rested | None = None
         self._restore()
+        begin_tracking(store, self.evaluations, self.curve, self.diagnosed)
 
     # Training
 
     @property
     def step(self) -> int:
         """Updates made so far."""
-        return self.steps if self._rested is not None else self.engine.step
+        return self.engine.step
 
     @property
     def spent(self) -> float:
@@ -157,7 +131,8 @@ class Training:
     def _theirs(self, doing: str) -> Iterator[None]:
         """Around the algorithm's own code: what it raises names it, and it ends when the job's time is up."""
         limit = f"the {self.most_seconds:g} s that a job may train (time_limits.job)"
-        with within(self.most_seconds - self.spent, limit), guard(registry.named(self.job.algorithm), doing):
+        name = registry.named(self.job.algorithm)
+        with within(self.most_seconds - self.spent, limit), guard(name, doing), restored():
             yield
 
     def _policies(self, index: int) -> dict[str, Policy]:
@@ -175,6 +150,7 @@ class Training:
     def advance(self, stop: Callable[[], bool]) -> None:
         """Train until the last step, or until ``stop()``, which is asked every moment, says so."""
         self._since = time.monotonic()
+        forget_peak(self.device)
         while self.step < self.steps and not stop():
             with self._theirs("update"):
                 self._train(self._next_pause(), time.monotonic() + MOMENT)
@@ -186,6 +162,7 @@ class Training:
                 paused = time.monotonic()
                 self._evaluate()
                 self._since += time.monotonic() - paused
+        self.memory = max(self.memory, peak(self.device))
         self.seconds, self._since = self.spent, None
 
     def _train(self, target: int, until: float) -> None:
@@ -204,22 +181,22 @@ class Training:
     def _log(self) -> None:
         """Bring the mean metrics since the last time to the host; stop replicas whose metrics are not finite."""
         stretch = self.step - (self.curve[-1]["step"] if self.curve else 0)
-        means = {name: (total / stretch).tolist() for name, total in self.engine.take().items()}
+        with self._theirs("update"):  # on another device its faults may show only here
+            means = {name: (total / stretch).tolist() for name, total in self.engine.take().items()}
         self.curve.append({"step": self.step, **means})
-        for index in range(len(self.job.cells)):
+        for index, cell in enumerate(self.job.cells):
+            if index not in self.stopped:
+                self.evaluations.tracking.trained(cell, of_replica(self.curve[-1], index))
             wrong = [name for name, values in means.items() if not np.isfinite(values[index])]
             if wrong and index not in self.stopped:
                 first = self.step - stretch + 1
                 self.stopped[index] = f"{', '.join(wrong)} not finite in steps {first} to {self.step}"
-                self.pending = [pending for pending in self.pending if pending.replica != index]
+                self.evaluations.drop(index)
         self._warn()
 
     def _warnings(self, index: int) -> dict[str, int]:
         """What a replica's algorithm has been saying of it for a while, and the step since which it has."""
-        backwards = (
-            {name: value if name == "step" else value[index] for name, value in row.items()}
-            for row in reversed(self.curve)
-        )
+        backwards = (of_replica(row, index) for row in reversed(self.curve))
         return lasting_warnings(registry.load(self.job.algorithm), self.job.cells[index].config, backwards)
 
     def _warn(self) -> None:
@@ -244,23 +221,19 @@ class Training:
 
     def _evaluate(self) -> None:
         going = [index for index in range(len(self.job.cells)) if index not in self.stopped]
+        before = len(self.diagnosed)
         if self.diagnostics is not None:
             with self._theirs("diagnose"):
                 self.diagnosed += self.diagnostics.rows(self.step, going)
         for index in going:
-            for name, policy in self._policies(index).items():
-                for limit in self._told(index):
-                    pending = PendingEvaluation(index, self.step, name, limit, policy)
-                    self.pending.append(pending)
-                    self._submit(pending)
+            policies = self._policies(index)
+            self.evaluations.submit(index, self.step, policies, self._states(policies))
         if self.fitted is not None:  # while the workers roll out
             with self._theirs("act"):
                 self.diagnosed += self._fitted(self.fitted, going)
-
-    def _told(self, index: int) -> tuple[float | None, ...]:
-        """The limits that a replica's policies are told, one after the other."""
-        cell = self.job.cells[index]
-        return cell.evaluation_limits if cell.told_limit else (None,)
+        for index in going:
+            fresh = [row for row in self.diagnosed[before:] if row["replica"] == index]
+            self.evaluations.tracking.diagnosed(self.job.cells[index], fresh)
 
     def _fitted(self, fitted: FittedQ, going: Sequence[int]) -> list[Row]:
         """What the policies of some replicas earn and cost as their data tells; NaN of those of which it cannot."""
@@ -268,7 +241,7 @@ class Training:
         judged = [
             (index, name, Candidate(policy, self.job.cells[index].replica, limit))
             for index in going
-            for limit in self._told(index)
+            for limit in self.evaluations.limits(index)
             for name, policy in self.algorithm.policies(index).items()
         ]
         estimates = iter(fitted.estimates([one for _, _, one in judged if one.policy.markov]))
@@ -276,110 +249,57 @@ class Training:
         for index, name, one in judged:
             estimate = next(estimates) if one.policy.markov else Estimate(np.nan, np.nan)
             row = {"replica": index, "step": self.step, "policy": name, "cost_limit": one.cost_limit}
-            for metric, value in zip(METRICS, (estimate.episode_return, estimate.cost), strict=True):
+            for metric, value in zip(FQE_METRICS, (estimate.episode_return, estimate.cost), strict=True):
                 rows.append({**row, "metric": metric, "value": value})
         return rows
 
-    def _submit(self, pending: PendingEvaluation) -> None:
-        count = self.evaluation.final if pending.step == self.steps else self.evaluation.episodes
-        seeds = episode_seeds(self.job.task, self.job.cells[pending.replica].seed, count)
+    def _states(self, policies: Mapping[str, Policy]) -> dict[str, dict[str, Tensor]]:
+        """What results and checkpoints hold of policies."""
         with self._theirs("policies"):
-            policy = pending.policy.float()
-            pending.state = stored(policy.state_dict())
-        pending.futures = self.evaluator.submit(self.job.task, policy, seeds, pending.cost_limit)
+            return {name: stored(policy.float().state_dict()) for name, policy in policies.items()}
 
     def collect(self) -> int:
-        """Take in the roll-outs that are back.
-
-        Returns:
-            How many episodes came back.
-        """
-        count = 0
-        remaining = []
-        for pending in self.pending:
-            if not pending.futures or not all(future.done() for future in pending.futures):
-                remaining.append(pending)
-                continue
-            episodes: list[Episode] = []
-            try:
-                for future in pending.futures:
-                    episodes += future.result()
-            except Exception as error:  # a policy's or an environment's own, a worker's death, or no end
-                reason = _evaluation_failure(self.job.algorithm, pending, error)
-                self.failed_evaluations.setdefault(pending.replica, reason)
-                pending.futures = []
-                remaining.append(pending)  # stays in the checkpoint: the next run tries it again
-                continue
-            count += len(episodes)
-            for index, episode in enumerate(episodes):
-                row = {"replica": pending.replica, "step": pending.step, "policy": pending.name}
-                self.episodes.append({**row, "cost_limit": pending.cost_limit, "episode": index, **asdict(episode)})
-        self.pending = remaining
-        return count
+        """Take in the roll-outs that are back; how many episodes."""
+        return self.evaluations.collect()
 
     def cancel(self) -> None:
         """Nobody waits for the roll-outs any more."""
-        for pending in self.pending:
-            for future in pending.futures:
-                future.cancel()
-
-    @property
-    def waiting(self) -> bool:
-        """Whether roll-outs are still under way."""
-        return any(pending.futures for pending in self.pending)
+        self.evaluations.cancel()
 
     # Checkpoints
 
-    def rest(self) -> None:
-        """Give the device's memory back: nothing is trained any more, only evaluated."""
-        policies = {index: self._kept_policies(index) for index in range(len(self.job.cells))}
-        self._rested = _Rested(tree_map(_on_host, self._state()), policies, self.engine.name)
-        del self.engine, self.algorithm, self.draws, self.diagnostics, self.fitted
-
-    def _kept_policies(self, index: int) -> dict[str, dict[str, Any]]:
-        """The states of a replica's policies, as results hold them."""
-        policies = self._policies(index)
-        with self._theirs("policies"):
-            return {name: stored(policy.state_dict()) for name, policy in policies.items()}
-
-    def _state(self) -> dict[str, Any]:
-        """Of what trains."""
-        if self._rested is not None:
-            return self._rested.state
-        with self._theirs("state_dict"):
-            trained = self.algorithm.state_dict()
-            require_readable(trained)
-        return {
-            "algorithm": trained,
-            "draws": self.draws.state_dict(),
-            "sums": self.engine.sums,
-        }
-
     def checkpoint(self) -> None:
         """Keep everything: what is trained, what came back, and the policies whose roll-outs did not."""
+        trained = self._state()
         self.store.write_checkpoint(
             self.job,
             {
-                "dataset": self.dataset.sha256,
-                "step": self.step,
-                "seconds": self.spent,
-                **self._state(),
-                "curve": self.curve,
-                "episodes": self.episodes,
-                "diagnosed": self.diagnosed,
-                "stopped": self.stopped,
-                "pending": [
-                    {
-                        "replica": pending.replica,
-                        "step": pending.step,
-                        "name": pending.name,
-                        "cost_limit": pending.cost_limit,
-                        "policy": pending.state,
-                    }
-                    for pending in self.pending
-                ],
+                **self._measured(),
+                **self.evaluations.state_dict(),
+                "algorithm": trained,
+                "draws": self.draws.state_dict(),
+                "sums": self.engine.sums,
             },
         )
+
+    def _state(self) -> dict[str, Any]:
+        """The algorithm's, of a kind that can be read again."""
+        with self._theirs("state_dict"):
+            state = self.algorithm.state_dict()
+            require_readable(state)
+        return state
+
+    def _measured(self) -> dict[str, Any]:
+        """What a checkpoint holds that results do, too."""
+        return {
+            "dataset": self.dataset.sha256,
+            "step": self.step,
+            "seconds": self.spent,
+            "memory": max(self.memory, peak(self.device)),
+            "curve": self.curve,
+            "diagnosed": self.diagnosed,
+            "stopped": self.stopped,
+        }
 
     def _restore(self) -> None:
         state = self.store.read_checkpoint(self.job)
@@ -394,67 +314,37 @@ class Training:
             self.algorithm.load_state_dict(state["algorithm"])
         self.draws.load_state_dict(state["draws"])
         self.engine.step, self.seconds = state["step"], state["seconds"]
-        self.curve, self.episodes, self.stopped = state["curve"], state["episodes"], state["stopped"]
+        self.curve, self.stopped = state["curve"], state["stopped"]
         self.diagnosed = state.get("diagnosed", [])  # not in checkpoints from before there were diagnostics
+        self.memory = state.get("memory", 0)  # likewise
         self.engine.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
-        for kept in state["pending"]:
-            policy = self._policies(kept["replica"])[kept["name"]]
-            with self._theirs("policies"):
-                policy.load_state_dict(kept["policy"])
-            pending = PendingEvaluation(kept["replica"], kept["step"], kept["name"], kept["cost_limit"], policy)
-            self.pending.append(pending)
-            self._submit(pending)
+        self.evaluations.load_state_dict(state, self._remade)
 
-    # Results
+    def _remade(self, index: int, name: str, state: Mapping[str, Tensor]) -> Policy:
+        policy = self._policies(index)[name]
+        with self._theirs("policies"):
+            policy = policy.float()
+            policy.load_state_dict(state)
+        return policy
 
-    def finish(self, record: Mapping[str, Any]) -> dict[int, Status]:
-        """Write the results of every cell that is not done yet; nothing may be under way.
+    # The end
 
-        The checkpoint stays where an evaluation failed: the next run needs only that.
+    def rest(self, record: Mapping[str, Any]) -> Trained:
+        """Give the device's memory back, after the last step: nothing is trained any more, only evaluated.
 
-        Returns:
-            How each replica's cell ended, by its index; cells that were done before are left out.
+        Args:
+            record: what the job ran with: versions, machine.
         """
-        if self.failed_evaluations:
-            self.checkpoint()
-        ended = {}
-        for index, cell in enumerate(self.job.cells):
-            if index in self.stopped:
-                status = Status("diverged", self.stopped[index])
-            elif index in self.failed_evaluations:
-                status = Status("failed", self.failed_evaluations[index])
-            else:
-                status = self._done(index)
-            if self.store.status(cell).state == "done":  # before the job was interrupted
-                continue
-            ended[index] = status
-            if status.state == "done":
-                self._write(index, cell, record, status.warnings)
-            else:
-                self.store.set_status(cell, status)
-        if not self.failed_evaluations:
-            self.store.remove_checkpoint(self.job)
-        return ended
-
-    def _done(self, index: int) -> Status:
-        try:
-            return Status("done", warnings=self._warnings(index))
-        except UserCodeError as error:
-            return Status("failed", error.report)
-
-    def _write(self, index: int, cell: Cell, record: Mapping[str, Any], warnings: Mapping[str, int]) -> None:
-        import pandas as pd
-
-        columns = ["step", "policy", "cost_limit", "episode", "seed", "episode_return", "cost", "length"]
-        mine = [{key: row[key] for key in columns} for row in self.episodes if row["replica"] == index]
-        episodes = pd.DataFrame(mine, columns=columns).astype({"cost_limit": "float64"})
-        curve = [{name: value if name == "step" else value[index] for name, value in row.items()} for row in self.curve]
-        if self._rested is None:
-            self.rest()
-        assert self._rested is not None
-        self.store.write_results(
-            cell,
-            {
+        self._state()  # an algorithm that cannot be resumed fails however short its training was
+        policies = [self._policies(index) for index in range(len(self.job.cells))]
+        trained = {
+            "policies": [self._states(one) for one in policies],
+            "statistics": [
+                {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in one.statistics.items()}
+                for one in self.selections
+            ],
+            "diagnoses": self.held_out is not None or self.fitted is not None,
+            "record": {
                 **record,
                 "dataset": {
                     "file": self.dataset.path.name,
@@ -466,94 +356,32 @@ class Training:
                     "held_out_transitions": len(self.held_out) if self.held_out else 0,
                 },
                 "device": str(self.device),
-                "engine": self._rested.engine,
-                "group": [other.hash for other in self.job.cells],
-                "training_seconds": round(self.seconds, 3),
+                "engine": self.engine.name,
             },
-            episodes.sort_values(["step", "policy", "cost_limit", "episode"], ignore_index=True),
-            pd.DataFrame(curve),
-            self._rested.policies[index],
-            self.selections[index].statistics,
-            self._diagnosis(index),
-            warnings,
-        )
-
-    def _diagnosis(self, index: int) -> pd.DataFrame | None:
-        """What was measured of a replica by data alone, if the suite asks for it."""
-        import pandas as pd
-
-        if self.held_out is None and self.evaluation.fqe is None:
-            return None
-        mine = [row for row in self.diagnosed if row["replica"] == index]
-        return pd.DataFrame(mine, columns=list(DIAGNOSTICS)).astype({"cost_limit": "float64"})
-
-
-def lasting_warnings(
-    algorithm: type[Algorithm[Any]], config: Hyperparameters, backwards: Iterable[Mapping[str, Any]]
-) -> dict[str, int]:
-    """What an algorithm says of an agent at the end of its curve, if it has for :data:`LASTING` of training's steps.
-
-    Args:
-        algorithm: of the agent.
-        config: of the agent.
-        backwards: step and metrics of each stretch of steps, the last one first; only as many are read as it takes.
-
-    Returns:
-        The step since which, by what it says.
-    """
-    since: dict[str, int] = {}
-    lasting: set[str] = set()
-    last, first = 0, True
-    for row in backwards:
-        said = set(algorithm.warnings(config, {name: value for name, value in row.items() if name != "step"}))
-        lasting = said if first else lasting & said
-        if first:
-            last, first = int(row["step"]), False
-        if not lasting:
-            break
-        since |= dict.fromkeys(lasting, int(row["step"]))
-    # Whatever still lasts has been there from the first step on.
-    return {text: step for text, step in since.items() if text in lasting or last - step >= LASTING * config.steps}
-
-
-def _on_host(value: Any) -> Any:
-    return value.cpu() if isinstance(value, torch.Tensor) else value
+        }
+        content = {**self._measured(), "trained": trained}
+        del self.engine, self.algorithm, self.draws, self.diagnostics, self.fitted
+        return Trained(self.job, self.store, self.evaluations, content, dict(enumerate(policies)))
 
 
 def require_readable(state: Any) -> None:
     """Refuse a state that could not be read back from a checkpoint, where no code is run.
 
     Raises:
-        Exception: whatever pickle and torch say of it.
+        TypeError: it holds something else than a checkpoint can.
     """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"an algorithm's state must be a mapping, not {type(state).__name__}")
     kept = (Tensor, nn.Parameter)  # always readable, and large
     file = io.BytesIO()
-    torch.save(tree_map(lambda leaf: None if type(leaf) in kept else leaf, state), file)
-    file.seek(0)
-    torch.load(file, weights_only=True)
-
-
-def stored(state: Any) -> dict[str, Tensor]:
-    """A policy's state, copied to the host; no two tensors share their memory.
-
-    Raises:
-        Exception: it is no mapping of dense tensors by name, of types that files know.
-    """
-    from safetensors.torch import save
-
-    if not isinstance(state, Mapping):
-        raise TypeError(f"a policy's state must be tensors by name, not {type(state).__name__}")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
-            raise TypeError(f"a policy's state must be dense tensors by name; {name!r} is {type(value).__name__}")
-        save({name: torch.empty(0, dtype=value.dtype)})
-    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-
-
-def _evaluation_failure(algorithm: str, pending: PendingEvaluation, error: Exception) -> str:
-    what = f"{registry.named(algorithm)}: evaluation of {pending.name} at step {pending.step}"
-    if isinstance(error, UserCodeError):
-        return f"{error.trace}\n{what}: {error}".strip()
-    if isinstance(error, TookTooLong):
-        return f"{what}: {error}; time_limits.episode in the suite says how long an episode may take"
-    return f"{what}: {error if isinstance(error, WorkerDied) else line(error)}"
+    try:
+        torch.save(tree_map(lambda leaf: None if type(leaf) in kept else leaf, state), file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except (pickle.PickleError, AttributeError, TypeError) as error:
+        plain = (*kept, bool, int, float, str, bytes, type(None))
+        odd = sorted({type(leaf).__name__ for leaf in tree_leaves(state) if type(leaf) not in plain})
+        raise TypeError(
+            f"a checkpoint cannot hold its state ({', '.join(odd) or line(error)}): tensors, numbers, strings, lists "
+            "and dicts alone can be read back without running code"
+        ) from error

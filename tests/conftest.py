@@ -7,21 +7,40 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Generator, Iterator
-from importlib.util import find_spec
+from functools import partial
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 # Networks in tests are tiny: more threads only wait for each other. Before torch is imported; processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
+from running import suite_file
 
-from harness import registry
+from harness import evaluation, registry, simulators
 from harness.errors import UserError
+from harness.tasks import Task
+
+settings.register_profile("shared machine", deadline=None)  # how long a case takes is up to who else is at work
+settings.load_profile("shared machine")
 
 PLUGINS = Path(__file__).parent / "plugins" / "lspc_bench_test_plugins"
 SuiteWriter = Callable[[str], Path]
 
-SIMULATION = ("bullet_safety_gym", "pybullet", "dsrl", "safety_gymnasium", "metadrive", "osrl", "fsrl", "oapackage")
+SIMULATION = (
+    "gymnasium",
+    "bullet_safety_gym",
+    "pybullet",
+    "dsrl",
+    "safety_gymnasium",
+    "metadrive",
+    "osrl",
+    "fsrl",
+    "oapackage",
+)
 """What 'make test-current' does without: simulators, and OSRL's code, which needs them."""
 ABSENT = tuple(package for package in SIMULATION if find_spec(package) is None)
 
@@ -62,6 +81,16 @@ def install(project: Path, site: Path, name: str | None = None) -> None:
         shutil.copy(module, site)
 
 
+def load(path: Path) -> ModuleType:
+    """A module by its path, of no package."""
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = tmp_path_factory.mktemp("site")
@@ -88,13 +117,45 @@ def _clear_registry() -> None:
     registry._import.cache_clear()
 
 
+class _Short:
+    """An environment whose time is up after ten steps."""
+
+    def __init__(self, environment: simulators.Environment) -> None:
+        self._environment, self._steps = environment, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._environment, name)
+
+    def reset(self, seed: int) -> Any:
+        self._steps = 0
+        return self._environment.reset(seed)
+
+    def step(self, action: Any) -> Any:
+        self._steps += 1
+        *outcome, truncated = self._environment.step(action)
+        return *outcome, truncated or self._steps == SHORT
+
+
+SHORT = 10
+
+
+@pytest.fixture
+def short_episodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Episodes of :data:`SHORT` steps in this process: whole ones take most of a test's time, where their length is not
+    what it asks about."""
+    make = simulators.make
+
+    def shortened(task: Task) -> Any:
+        return _Short(make(task))
+
+    evaluation._close_environments()
+    monkeypatch.setattr(simulators, "make", shortened)
+    yield
+    evaluation._close_environments()
+
+
 @pytest.fixture
 def write_suite(tmp_path: Path) -> SuiteWriter:
     """Write a suite's text to ``suite.yaml`` and give its path."""
 
-    def write(text: str) -> Path:
-        path = tmp_path / "suite.yaml"
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
+    return partial(suite_file, tmp_path)

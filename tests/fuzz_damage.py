@@ -4,7 +4,7 @@
 
 Files of every kind are emptied, cut, removed, overwritten in part, replaced by another, or have one bit flipped. Then
 nothing may be raised but a :class:`harness.errors.UserError`, no number may differ from what was written, and the
-file must be named.
+file must be named. Reports, which read summaries, must say what the files say; a damaged summary may cost time alone.
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
 from click.testing import CliRunner
 
+from harness import summary
+from harness.archive import open_results
 from harness.cli import main as command
 from harness.errors import UserError
-from harness.plan import Job, Plan, make_plan
-from harness.store import DIAGNOSTICS, EVERYTHING, Store
+from harness.plan import Job, Plan
+from harness.planning import make_plan
+from harness.store import DIAGNOSTICS, EVERYTHING, STATUS, TABLES, Store
 from harness.suite import SuiteFile
+from harness.summary import FOLDER
 
 SUITE = """
 name: {name}
@@ -45,16 +50,16 @@ HOW = ("empty", "cut", "removed", "flipped", "overwritten", "replaced")
 def finish(folder: Path) -> Store:
     """A folder of two finished suites and an unfinished job."""
     store = Store(folder)
-    with store.locked():
-        for name, algorithm in (("one", "bc"), ("two", "lspc")):
-            suite = folder / f"{name}.yaml"
-            suite.write_text(SUITE.format(name=name, algorithm=algorithm))
-            plan = make_plan(SuiteFile(suite))
-            store.write_plan(plan)
-            for index in range(len(plan.cells)):
-                _write(store, plan, index)
-        job = Job(cells=(plan.cells[0].cell,))
-        store.write_checkpoint(job, {"step": 7, "weights": torch.randn(1000, generator=torch.Generator())})
+    store.prepare()
+    for name, algorithm in (("one", "bc"), ("two", "lspc")):
+        suite = folder / f"{name}.yaml"
+        suite.write_text(SUITE.format(name=name, algorithm=algorithm))
+        plan = make_plan(SuiteFile(suite))
+        store.write_plan(plan)
+        for index in range(len(plan.cells)):
+            _write(store, plan, index)
+    job = Job(cells=(plan.cells[0].cell,))
+    store.write_checkpoint(job, {"step": 7, "weights": torch.randn(1000, generator=torch.Generator())})
     return store
 
 
@@ -113,6 +118,31 @@ def what_is_read(root: Path) -> tuple[dict[str, Any], set[str]]:
     return found, said | set(notes)
 
 
+def what_reports_read(root: Path) -> tuple[dict[str, Any], set[str]]:
+    """The same of what reports read, the first values of each cell; and what they say of damage.
+
+    Raises:
+        UserError: nothing can be read at all.
+    """
+    notes: list[str] = []
+    results = open_results(root, note=notes.append)
+    found: dict[str, Any] = {}
+    said = set()
+    for plan in results.plans():
+        for planned in plan.cells:
+            cell, status = planned.cell, results.status(planned.cell)
+            if status.state == "damaged":
+                said.add(status.brief)
+            elif status.state == "done":
+                frames = (results.episodes, results.training, results.diagnostics)
+                found[cell.hash] = [
+                    dict(status.warnings),
+                    results.record(cell),
+                    *(read(cell).to_dict() for read in frames),
+                ]
+    return found, said | set(notes)
+
+
 def damage(path: Path, how: str, draws: random.Random, others: list[Path]) -> bool:
     """Damage a file; whether it is another now."""
     content = path.read_bytes()
@@ -150,7 +180,7 @@ def _restored(path: Path) -> Iterator[None]:
 
 def files(root: Path) -> list[Path]:
     """The files of a results folder that hold something."""
-    return sorted(path for path in root.glob("*/*") if path.is_file())
+    return sorted(path for path in root.glob("*/*") if path.is_file() and path.parent.name != FOLDER)
 
 
 def check(root: Path, whole: dict[str, Any], path: Path, how: str, draws: random.Random) -> None:
@@ -175,6 +205,14 @@ def check(root: Path, whole: dict[str, Any], path: Path, how: str, draws: random
         gone = how == "removed" and path.parent.name in ("suites", "jobs")
         assert found.keys() < whole.keys()
         assert gone or any(str(path) in line for line in said), said
+        for summed in draws.sample(sorted((root / FOLDER).iterdir()), draws.randrange(2)):
+            damage(summed, draws.choice(HOW), draws, files(root))
+        told, _ = what_reports_read(root)
+        again, heard = what_reports_read(root)
+        assert repr(told) == repr(again) == repr({key: whole[key][: len(value)] for key, value in told.items()})
+        assert told.keys() >= {key for key, value in found.items() if isinstance(value, list) and len(value) > 2}
+        read_by_reports = path.name in (*TABLES, STATUS) or path.parent.name == "suites"
+        assert gone or not read_by_reports or any(str(path) in line for line in heard), heard
 
 
 def check_commands(root: Path, path: Path, how: str, draws: random.Random) -> None:
@@ -193,6 +231,7 @@ def check_commands(root: Path, path: Path, how: str, draws: random.Random) -> No
             assert result.exit_code == (1 if named else 0) or how == "removed", (arguments, result.output)
 
 
+@patch.multiple(summary, WORTH=0, SETTLED=0)
 def fuzz(folder: Path, cases: int, seed: int = 0, every: int = 50) -> Counter[str]:
     """So many cases, every so many of them by the command line, too.
 
@@ -202,6 +241,7 @@ def fuzz(folder: Path, cases: int, seed: int = 0, every: int = 50) -> Counter[st
     finish(folder)
     whole, said = what_is_read(folder)
     assert not said
+    assert not what_reports_read(folder)[1]
     draws, counts = random.Random(seed), Counter[str]()
     for case in range(cases):
         path, how = draws.choice(files(folder)), HOW[case % len(HOW)]

@@ -1,14 +1,15 @@
 """Suites and ``--set`` as no one would write them, against ``run --dry-run``.
 
-``python -m tests.fuzz_suites [COUNT [SEED]]`` tries thousands, ``tests/test_fuzz_suites.py`` some hundreds. Each case
-takes a good suite and damages it: letters, lines, keys and values, from a list of values that have broken readers
-before. What may come of it is exit status 0, or 2 with one line that says why; never a traceback, never a hang.
+    python tests/fuzz_suites.py --cases 3000 --seed 0
+
+Each case takes a good suite and damages it: letters, lines, keys and values, from a list of values that have broken
+readers before. What may come of it is exit status 0, or 2 with one line that says why; never a traceback or a hang.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -18,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from click.testing import CliRunner
-
-from harness.cli import main
+from fuzzing import fault
 
 GOOD = """\
 name: small
@@ -186,7 +185,7 @@ def _bomb(chance: random.Random) -> Case:
 WAYS: tuple[Callable[[random.Random], Case], ...] = (_letters, _lines, _values, _values, _overrides, _overrides, _bomb)
 
 
-def fault(case: Case, folder: Path, seconds: int = 20) -> str:
+def problem(case: Case, folder: Path, seconds: int = 20) -> str:
     """What is wrong with what comes of a case; empty where nothing is.
 
     Args:
@@ -197,24 +196,8 @@ def fault(case: Case, folder: Path, seconds: int = 20) -> str:
     path = folder / "suite.yaml"
     path.write_text(case.text, encoding="utf-8", errors="surrogatepass")
     settings = [option for override in case.overrides for option in ("--set", override)]
-
-    def hang(*_: object) -> None:
-        raise TimeoutError(f"more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, hang)
-    signal.alarm(seconds)
-    try:
-        done = CliRunner().invoke(main, ["run", str(path), "--results", str(folder / "r"), "--dry-run", *settings])
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        return f"{type(done.exception).__name__}: {done.exception}"
-    if done.exit_code not in (0, 2):
-        return f"exit status {done.exit_code}"
-    if done.exit_code == 2 and not (done.stderr.startswith("Error: ") and len(done.stderr) < 2000):
-        return f"an error of {len(done.stderr)} letters: {done.stderr[:100]!r}"
-    return "it wrote results" if (folder / "r").exists() else ""
+    arguments = ["run", str(path), "--results", str(folder / "r"), "--dry-run", *settings]
+    return fault(arguments, "Error: ", seconds) or ("it wrote results" if (folder / "r").exists() else "")
 
 
 def explore(count: int, seed: int) -> int:
@@ -223,15 +206,22 @@ def explore(count: int, seed: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for number, case in zip(range(count), cases(seed), strict=False):
             started = time.monotonic()
-            problem = fault(case, Path(folder))
+            told = problem(case, Path(folder))
             slowest = max(slowest, time.monotonic() - started)
-            if problem:
+            if told:
                 wrong += 1
-                print(f"case {number} of seed {seed}: {problem}\n--set {case.overrides}\n{case.text}\n")
+                print(f"case {number} of seed {seed}: {told}\n--set {case.overrides}\n{case.text}\n")
     print(f"{count} cases, {wrong} wrong, {time.monotonic() - begun:.0f} s, the slowest {slowest:.1f} s")
     return wrong
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    sys.exit(int(explore(options.cases, options.seed) > 0))
+
+
 if __name__ == "__main__":
-    numbers = [int(argument) for argument in sys.argv[1:]]
-    sys.exit(int(explore(*numbers, *(2000, 0)[len(numbers) :]) > 0))
+    main()

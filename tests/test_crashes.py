@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 import signal
@@ -11,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from running import die_at, outcome, suite_file, until
 
 from harness.cli import main
 from harness.engine import Engine
+from harness.pending import Evaluations
 from harness.store import Store
-from harness.training import Training
+
+pytestmark = pytest.mark.long
 
 SUITE = """
 name: crash
@@ -33,8 +34,8 @@ evaluation: {every: 15, episodes: 1, final: 3}
 # What is replaced by a function that kills the process at its n-th call.
 PLACES: dict[str, tuple[Any, str]] = {
     "update": (Engine, "_advance"),
-    "evaluate": (Training, "_submit"),
-    "collect": (Training, "collect"),
+    "evaluate": (Evaluations, "submit"),
+    "collect": (Evaluations, "collect"),
     "checkpoint": (Store, "write_checkpoint"),
     "write": (os, "fsync"),
     "status": (Store, "set_status"),
@@ -53,17 +54,8 @@ def run(folder: Path, where: str | None = None, count: int = 1, workers: int = 0
     """The command line on the suite, in this process; ends it."""
     os.environ["CRASH_TEST"] = str(folder)  # workers inherit it
     if where is not None:
-        owner, name = PLACES[where]
-        original, calls = getattr(owner, name), itertools.count(1)
-
-        def dying(*args: Any, **kwargs: Any) -> Any:
-            if next(calls) == count:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
-
-        setattr(owner, name, dying)
-    (folder / "suite.yaml").write_text(SUITE)
-    arguments = ["run", str(folder / "suite.yaml"), "--results", str(folder / "runs")]
+        die_at(*PLACES[where], count)
+    arguments = ["run", str(suite_file(folder, SUITE)), "--results", str(folder / "runs")]
     main([*arguments, "--checkpoint-every", "0", "--device", "cpu", "--workers", str(workers)])
 
 
@@ -82,26 +74,12 @@ def finish(*arguments: Any, **options: Any) -> int:
     return int(process.exitcode)
 
 
-def outcome(folder: Path) -> dict[str, bytes]:
-    """The leaderboard in every format, and every cell's episodes and weights."""
-    texts = {
-        name: CliRunner().invoke(main, ["leaderboard", str(folder / "runs"), "--format", name]).stdout_bytes
-        for name in ("markdown", "csv", "json")
-    }
-    files = {
-        str(path.relative_to(folder)): path.read_bytes()
-        for pattern in ("*/episodes.parquet", "*/training.parquet", "*/policy.safetensors")
-        for path in sorted((folder / "runs").glob(pattern))
-    }
-    return texts | files
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
     assert finish(folder) == 0
-    found = outcome(folder)
-    assert len(found) == 3 + 3 * 6  # two seeds of lspc, two seeds at two limits of bc
+    found = outcome(folder / "runs")
+    assert len(found) == 3 + 4 * 6  # two seeds of lspc, two seeds at two limits of bc
     return found
 
 
@@ -125,7 +103,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_killed_and_run_again(tmp_path: Path, undisturbed: dict[str, bytes], where: str, count: int) -> None:
     assert finish(tmp_path, where, count) == -signal.SIGKILL
     assert finish(tmp_path) == 0
-    assert outcome(tmp_path) == undisturbed
+    assert outcome(tmp_path / "runs") == undisturbed
     assert not list((tmp_path / "runs" / "jobs").iterdir())
 
 
@@ -133,34 +111,32 @@ def test_killed_and_run_again(tmp_path: Path, undisturbed: dict[str, bytes], whe
 def test_killed_with_workers_under_way(tmp_path: Path, undisturbed: dict[str, bytes], where: str) -> None:
     assert finish(tmp_path, where, 2, workers=1) == -signal.SIGKILL
     assert finish(tmp_path, workers=2) == 0
-    assert outcome(tmp_path) == undisturbed
+    assert outcome(tmp_path / "runs") == undisturbed
 
 
 def test_killed_again_and_again(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     for count in (20, 25, 30):
         finish(tmp_path, "update", count)
     assert finish(tmp_path) == 0
-    assert outcome(tmp_path) == undisturbed
+    assert outcome(tmp_path / "runs") == undisturbed
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_changes_nothing(tmp_path: Path, undisturbed: dict[str, bytes], workers: int) -> None:
     assert finish(tmp_path, workers=workers) == 0
-    assert outcome(tmp_path) == undisturbed
+    assert outcome(tmp_path / "runs") == undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_goes_on(tmp_path: Path, undisturbed: dict[str, bytes], number: signal.Signals) -> None:
     process = start(tmp_path)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/jobs/*.checkpoint")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: list(tmp_path.glob("runs/jobs/*.checkpoint")), "a checkpoint")
     os.kill(process.pid, number)
     process.join(60)
     assert process.exitcode == 130
     assert list(tmp_path.glob("runs/jobs/*.checkpoint"))
     assert finish(tmp_path) == 0
-    assert outcome(tmp_path) == undisturbed
+    assert outcome(tmp_path / "runs") == undisturbed
 
 
 def test_workers_do_not_outlive_a_killed_run(tmp_path: Path) -> None:
@@ -171,10 +147,7 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path: Path) -> None:
         time.sleep(0.05)
     assert process.exitcode == -signal.SIGKILL
     assert seen  # a worker
-    deadline = time.monotonic() + 20
-    while _running(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _running(tmp_path)
+    until(lambda: not _running(tmp_path), "no worker left")
 
 
 def _running(folder: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -13,14 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import load
+from made_up import MadeUp
 from PIL import Image
+from running import suite_plan
 
 from harness import statistics
 from harness.archive import write_archive
-from harness.plan import Cell, Plan, make_plan
+from harness.plan import Cell, Plan
 from harness.report.pictures import learning_curves
 from harness.store import DIAGNOSTICS, Status
-from harness.suite import SuiteFile
 from harness.tasks import find_task
 
 ROOT = Path(__file__).parent.parent
@@ -48,12 +49,7 @@ SCORES: dict[str, tuple[float, tuple[float, ...]]] = {
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_evidence", ROOT / "docs" / "write_evidence.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "docs" / "write_evidence.py")
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +58,8 @@ def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "BOOTSTRAP_SAMPLES", 500)
 
 
-class MadeUp:
+class Scored(MadeUp):
     """Results as they are told above; the second seed of bc-safe on CarRun is not there."""
-
-    root = Path("made-up")
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-
-    def plans(self) -> list[Plan]:
-        return [self.plan]
 
     def status(self, cell: Cell) -> Status:
         absent = (cell.algorithm, cell.definition.name, cell.seed) == ("bc", "CarRun", 1)
@@ -88,26 +76,9 @@ class MadeUp:
             "training_seconds": 1800.0,
         }
 
-    def episodes(self, cell: Cell) -> pd.DataFrame:
-        rows = next(one.rows for one in self.plan.cells if one.cell.hash == cell.hash)
-        task = cell.definition
-        span = task.max_episode_reward - task.min_episode_reward
-        last = cell.hyperparameters["steps"]
-        return pd.DataFrame(
-            [
-                {"step": step, "policy": policy, "cost_limit": np.nan, "episode": episode, "seed": episode, "length": 9}
-                | {
-                    "episode_return": task.min_episode_reward + SCORES[row][0] * span * step / last,
-                    "cost": SCORES[row][1][cell.seed],
-                }
-                for step in range(50, last + 1, 50)
-                for policy, row in rows.items()
-                for episode in range(2)
-            ]
-        )
-
-    def training(self, cell: Cell) -> pd.DataFrame:
-        return pd.DataFrame({"step": [100], "loss": [1.0]})
+    def score(self, cell: Cell, row: str, step: int, episode: int) -> tuple[float, float]:
+        reward, costs = SCORES[row]
+        return reward * step / cell.hyperparameters["steps"], costs[cell.seed]
 
     def diagnostics(self, cell: Cell) -> pd.DataFrame:
         rows = [(100, "", np.nan, "q_bias", 0.25)] if cell.algorithm == "lspc" else []
@@ -115,10 +86,8 @@ class MadeUp:
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> MadeUp:
-    path = tmp_path / "suite.yaml"
-    path.write_text(SUITE)
-    return MadeUp(make_plan(SuiteFile(path)))
+def results(tmp_path: Path) -> Scored:
+    return Scored(suite_plan(tmp_path, SUITE))
 
 
 def lines(table: str) -> list[list[str]]:
@@ -135,7 +104,7 @@ def test_the_page_of_the_committed_results_is_up_to_date() -> None:
 
 
 def test_a_page_is_written_and_checked(
-    script: ModuleType, results: MadeUp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, results: Scored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The manual's own page, its parts of one suite made from made-up results."""
     write_archive([results], None, tmp_path / "archive")
@@ -161,7 +130,7 @@ def test_a_page_is_written_and_checked(
     assert capsys.readouterr().out == "out of date\n"
 
 
-def test_a_page_without_a_mark_is_refused(script: ModuleType, results: MadeUp, tmp_path: Path) -> None:
+def test_a_page_without_a_mark_is_refused(script: ModuleType, results: Scored, tmp_path: Path) -> None:
     page = "before\n<!-- a: ran -->\nold\n<!-- end -->\nafter\n"
     assert script.replaced(page, "a: ran", "new") == "before\n<!-- a: ran -->\n\nnew\n\n<!-- end -->\nafter\n"
     for text, mark in ((page, "a: run"), (page.replace("<!-- end -->\n", ""), "a: ran")):
@@ -173,7 +142,7 @@ def test_a_page_without_a_mark_is_refused(script: ModuleType, results: MadeUp, t
         script.main([str(tmp_path / "archive"), "--page", str(tmp_path / "page.md")])
 
 
-def test_what_ran_counts_a_groups_hours_once(script: ModuleType, results: MadeUp) -> None:
+def test_what_ran_counts_a_groups_hours_once(script: ModuleType, results: Scored) -> None:
     text = script.Evidence(results, results.plan).ran()
     assert text.startswith(
         "22 of 24 cells of suite `made-up` are done: 2 tasks (BallRun, CarRun), 3 seeds, cost limits 5, 10. "
@@ -187,7 +156,7 @@ def test_what_ran_counts_a_groups_hours_once(script: ModuleType, results: MadeUp
     ]
 
 
-def test_published_numbers_stand_beside_ours_at_dsrls_limits(script: ModuleType, results: MadeUp) -> None:
+def test_published_numbers_stand_beside_ours_at_dsrls_limits(script: ModuleType, results: Scored) -> None:
     text = script.Evidence(results, results.plan).paper()
     assert "**The data differ.**" in text
     assert "over 2 of these tasks (BallRun, CarRun)" in text
@@ -206,7 +175,7 @@ def test_published_numbers_stand_beside_ours_at_dsrls_limits(script: ModuleType,
     assert "CDT" in {row[0] for row in lines(text) if row[4] == "not run"}
 
 
-def test_claims_are_decided_by_their_intervals(script: ModuleType, results: MadeUp) -> None:
+def test_claims_are_decided_by_their_intervals(script: ModuleType, results: Scored) -> None:
     found = {row[0]: row[1:] for row in lines(script.Evidence(results, results.plan).claims())}
     assert {claim: (row[0], row[4]) for claim, row in found.items()} == {
         "lspc-s [lspc]: cost at most 1": ("0.20", "yes"),
@@ -221,18 +190,18 @@ def test_claims_are_decided_by_their_intervals(script: ModuleType, results: Made
     assert found["lspc-o [lspc] earns more than bc-safe"][2:4] == ["2", "2 of 2"]  # paired: seeds that both have
 
 
-def test_claims_without_results_are_not_decided(script: ModuleType, results: MadeUp) -> None:
+def test_claims_without_results_are_not_decided(script: ModuleType, results: Scored) -> None:
     cells = [one for one in results.plan.cells if one.cell.seed == 0 and one.cell.algorithm == "lspc"]
-    alone = MadeUp(Plan(suite="alone", description="", cells=cells))
+    alone = Scored(Plan(suite="alone", description="", cells=cells))
     rows = lines(script.Evidence(alone, alone.plan).claims())
     assert {row[5] for row in rows} == {"one seed cannot tell"}
     assert {row[2] for row in rows} == {"-"}
-    none = MadeUp(alone.plan)
+    none = Scored(alone.plan)
     none.status = lambda cell: Status("missing")  # type: ignore[method-assign]
     assert {row[5] for row in lines(script.Evidence(none, none.plan).claims())} == {"not run"}
 
 
-def test_learning_curves_are_means_over_seeds(results: MadeUp) -> None:
+def test_learning_curves_are_means_over_seeds(results: Scored) -> None:
     curves = learning_curves(statistics.checkpoint_episodes(results, results.plan))
     task = find_task("BallRun").id
     mine = curves[(curves["row"] == "lspc-o [lspc]") & (curves["task"] == task)].sort_values("share")
@@ -240,7 +209,8 @@ def test_learning_curves_are_means_over_seeds(results: MadeUp) -> None:
     assert mine["reward"].to_numpy() == pytest.approx([0.125, 0.25, 0.375, 0.5])
     costs = np.array([8.0, 10.0, 30.0]) * (1 / 5 + 1 / 10) / 2  # over both limits
     assert mine["cost"].to_numpy() == pytest.approx([costs.mean()] * 4)
-    assert mine["cost_error"].to_numpy() == pytest.approx([costs.std(ddof=1) / np.sqrt(3)] * 4)
+    ((low, high),) = statistics.mean_intervals(costs[:, None])
+    assert mine[["cost_low", "cost_high"]].to_numpy() == pytest.approx(np.array([[low, high]] * 4))
     assert mine["seeds"].tolist() == [3] * 4
     cloned = curves[curves["row"] == "bc-safe"].set_index(["task", "share"])["seeds"]
     assert cloned.to_dict() == {

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import islice
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fuzz_suites import GOOD, Case, cases, fault
+from fuzz_suites import GOOD, Case, cases, problem
 
 
 def test_no_mutated_suite_ends_in_a_traceback(tmp_path: Path) -> None:
-    """Some hundreds, always the same; for more: ``python -m tests.fuzz_suites 5000 SEED``."""
-    wrong = {number: problem for number, case in enumerate(islice(cases(0), 250)) if (problem := fault(case, tmp_path))}
+    """Some hundreds, always the same; for more: ``python tests/fuzz_suites.py --cases 5000 --seed SEED``."""
+    wrong = {number: told for number, case in enumerate(islice(cases(0), 250)) if (told := problem(case, tmp_path))}
     assert wrong == {}
 
 
 def test_the_suite_that_is_mutated_is_good(tmp_path: Path) -> None:
-    assert fault(Case(GOOD), tmp_path) == ""
+    assert problem(Case(GOOD), tmp_path) == ""
 
 
 @pytest.mark.parametrize(
@@ -33,8 +29,8 @@ def test_what_is_wrong_is_found(
     def fail(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr("harness.plan.make_plan", fail)
-    assert fault(Case(GOOD), tmp_path).startswith(told)
+    monkeypatch.setattr("harness.planning.make_plan", fail)
+    assert problem(Case(GOOD), tmp_path).startswith(told)
 
 
 def test_what_hangs_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,5 +38,5 @@ def test_what_hangs_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         while True:
             pass
 
-    monkeypatch.setattr("harness.plan.make_plan", hang)
-    assert fault(Case(GOOD), tmp_path, seconds=1) == "TimeoutError: more than 1 s"
+    monkeypatch.setattr("harness.planning.make_plan", hang)
+    assert problem(Case(GOOD), tmp_path, seconds=1) == "TimeoutError: more than 1 s"

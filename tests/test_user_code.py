@@ -174,6 +174,8 @@ class Base(gymnasium.Env):
     def __init__(self, bad=""):
         if bad == "make":
             sys.exit(0)
+        if bad == "slow":
+            time.sleep(1000)
         self.bad = bad
         self.observation_space = gymnasium.spaces.Box(-9, 9, (7,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
@@ -197,7 +199,7 @@ class Base(gymnasium.Env):
                 time.sleep(1000)
         return np.zeros(7, np.float32), 0.0, False, False, {"cost": 0.0}
 
-for name in ("good", "make", "reset", "hang", "late", "interrupt", "sleep"):
+for name in ("good", "make", "slow", "reset", "hang", "late", "interrupt", "sleep"):
     gymnasium.register(f"Stranger-{name}-v0", "lspc_bench_strange:Base", kwargs={"bad": name})
 """
 OWN = """
@@ -228,10 +230,10 @@ def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("lspc_bench_strange", None)
 
 
-def own(folder: Path, name: str, *options: str) -> Result:
+def own(folder: Path, name: str, *options: str, seconds: float = 600) -> Result:
     suite = folder / "own.yaml"
     suite.write_text(
-        SUITE.format(algorithms="", seconds=2, holdout=0)
+        SUITE.format(algorithms="", seconds=seconds, holdout=0)
         .replace("source: demo,", f"source: demo, files: {{{name}: own.hdf5}},")
         .replace("[BallRun]", f"[BallRun, {name}]")
         + OWN.format(name=name)
@@ -243,12 +245,12 @@ def own(folder: Path, name: str, *options: str) -> Result:
 def test_an_environment_that_fails_at_once_is_refused(strange: Path, name: str) -> None:
     result = own(strange, name, "--workers", "0")
     assert result.exit_code == 2, result.output
-    assert f"lspc_bench_strange:Stranger-{name}-v0" in result.output.splitlines()[-1]
+    assert f"lspc_bench_strange:Stranger-{name}-v0" in result.output.splitlines()[-2]
     assert "SystemExit: 0" in result.output
 
 
 def test_an_environment_that_hangs_at_once_is_announced_and_refused(strange: Path) -> None:
-    result = own(strange, "hang", "--workers", "0")
+    result = own(strange, "hang", "--workers", "0", seconds=2)
     assert result.exit_code == 2, result.output
     assert "trying lspc_bench_strange:Stranger-hang-v0" in result.output
     assert "in a trial took longer than the 2 s that an episode may take" in result.output
@@ -256,10 +258,10 @@ def test_an_environment_that_hangs_at_once_is_announced_and_refused(strange: Pat
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("late", "SystemExit: 0"), ("interrupt", "KeyboardInterrupt"), ("sleep", "longer than its 4 s")],
+    [("late", "SystemExit: 0"), ("interrupt", "KeyboardInterrupt"), ("sleep", "longer than its 8 s")],
 )
 def test_an_environment_that_fails_later_fails_its_own_cells(strange: Path, name: str, reason: str) -> None:
-    result = own(strange, name, "--workers", "0")
+    result = own(strange, name, "--workers", "0", seconds=4 if name == "sleep" else 600)
     assert result.exit_code == 1, result.output
     store = Store(strange / "runs")
     found = {one.cell.task: store.status(one.cell) for plan in store.plans() for one in plan.cells}
@@ -268,6 +270,30 @@ def test_an_environment_that_fails_later_fails_its_own_cells(strange: Path, name
     assert reason in found[name].brief
     if name != "sleep":
         assert f"the environment 'lspc_bench_strange:Stranger-{name}-v0' in step" in found[name].brief
+
+
+def test_changed_code_is_told_and_runs_again(strange: Path) -> None:
+    assert "1 skipped" not in own(strange, "good", "--workers", "0").output
+    same = own(strange, "good", "--workers", "0").output
+    assert "0 done, 0 failed, 2 skipped" in same
+    assert "has changed" not in same
+    with (strange / "lspc_bench_strange.py").open("a") as file:
+        file.write("# another\n")
+    dry = own(strange, "good", "--dry-run").output
+    again = own(strange, "good", "--workers", "0").output
+    for output in (dry, again):
+        assert "The environment of good has changed since the suite last ran, from code " in output
+    assert "1 done, 0 failed, 1 skipped" in again
+
+
+@pytest.mark.parametrize("name", ["slow", "import"])
+def test_an_environment_that_cannot_be_made_in_time_is_refused(strange: Path, name: str) -> None:
+    if name == "import":
+        with (strange / "lspc_bench_strange.py").open("a") as file:
+            file.write("time.sleep(1000)\n")
+    result = own(strange, name, "--workers", "0", seconds=2)
+    assert result.exit_code == 2, result.output
+    assert "own.yaml:15: took longer than the 2 s that an episode may take (time_limits.episode)" in result.output
 
 
 # The user
@@ -280,12 +306,13 @@ def test_the_user_may_still_interrupt(tmp_path: Path) -> None:
     options = ["--results", str(tmp_path / "runs"), "--device", "cpu", "--workers", "0"]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    store, deadline = tmp_path / "runs" / "suites", time.monotonic() + 120
-    while not store.exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while (
+        not list(tmp_path.glob("runs/claims/*")) and time.monotonic() < deadline
+    ):  # a job is claimed once signals are minded
         time.sleep(0.1)
-    time.sleep(3)
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert "Interrupted." in process.stderr.read()
+    assert "Interrupted" in process.stderr.read()

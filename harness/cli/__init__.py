@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import errno
-from typing import Any
+from typing import IO, Any
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from harness import __version__
 from harness.cli.archive import archive
 from harness.cli.data import data
+from harness.cli.exchange import export, import_results
 from harness.cli.leaderboard import leaderboard
-from harness.cli.listing import algorithms, tasks
+from harness.cli.listing import algorithms, suites, tasks
+from harness.cli.new import new
+from harness.cli.policy import policy
+from harness.cli.published import compare, published
 from harness.cli.render import render
 from harness.cli.report import figures, report
+from harness.cli.resources import resources
 from harness.cli.run import run
 from harness.cli.status import status
 from harness.cli.streams import standard_streams
 from harness.cli.study import study
+from harness.cli.submit import cancel, submit
+from harness.cli.track import track
+from harness.cli.work import work
 from harness.errors import MOST_LETTERS, ResultsError, UserError, shortened
 from harness.guard import UserCodeError, interruptible
 
 
 class _WrongInput(click.ClickException):
+    """What is wrong with the input, and where help is, as click's own usage errors have it."""
+
     exit_code = 2
+
+    def __init__(self, message: str, command: str) -> None:
+        super().__init__(message)
+        self.command = command
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        super().show(file)
+        click.echo(f"Try '{self.command} --help' for help.", file=file, err=file is None)
 
 
 class _Group(click.Group):
@@ -39,7 +58,8 @@ class _Group(click.Group):
             with interruptible():
                 return super().invoke(ctx)
         except UserError as error:
-            raise _WrongInput(str(error)) from error
+            command = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
+            raise _WrongInput(str(error), command) from error
         except ResultsError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
@@ -49,6 +69,8 @@ class _Group(click.Group):
             raise click.ClickException(f"cannot read or write {where}: {error.strerror}") from error
         except UserCodeError as error:
             raise click.ClickException(str(error)) from error
+        except NoArgsIsHelpError:
+            raise
         except click.UsageError as error:
             message = shortened(error.format_message(), MOST_LETTERS["message"])
             raise click.UsageError(message, error.ctx) from error
@@ -57,14 +79,51 @@ class _Group(click.Group):
             ctx.exit(130)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+FIRST_STEPS = """\b
+First steps:
+  lspc-bench run demo                        a small suite of all algorithms
+  lspc-bench leaderboard results/runs        rank its policies
+  lspc-bench report results/runs             write them as a page, report.html
+  lspc-bench COMMAND --help                  what a command does and takes
+"""
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog=FIRST_STEPS,
+)
 @click.version_option(__version__, prog_name="lspc-bench")
 def main() -> None:
     """Benchmark offline safe reinforcement learning: run suites, read leaderboards.
 
-    Exit status: 0 all well, 1 something failed while running, 2 the input was wrong, 130 interrupted.
+    Exit status: 0 success, 1 something failed while running, 2 the input was wrong, 130 interrupted.
     """
 
 
-for command in (run, study, status, leaderboard, report, figures, archive, render, algorithms, tasks, data):
+for command in (
+    run,
+    work,
+    submit,
+    cancel,
+    study,
+    status,
+    leaderboard,
+    compare,
+    published,
+    report,
+    figures,
+    track,
+    archive,
+    import_results,
+    export,
+    render,
+    policy,
+    new,
+    suites,
+    algorithms,
+    resources,
+    tasks,
+    data,
+):
     main.add_command(command)

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
+from harness.cli.options import ONE_SUITE
 from harness.cli.streams import note
 
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--suite", help="Of this suite.  [default: the only one that ran there]")
+@ONE_SUITE
 def archive(results: tuple[Path, ...], output: Path, suite: str | None) -> None:
-    """Pack a suite's RESULTS into OUTPUT: a folder of a few files, to be committed.
+    """Pack a suite's RESULTS into a few files in OUTPUT.
 
     status, leaderboard and study read it as they read RESULTS; policies are not in it. Several RESULTS, of parts of the
     suite or of several machines, come together in one archive. An archive of the same suite that is there is replaced;

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import completion
 from harness.cli.download import download
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @data.command()
-@click.argument("patterns", nargs=-1, required=True, metavar="TASK|FAMILY|GLOB|all...")
+@click.argument(
+    "patterns", nargs=-1, required=True, metavar="TASK|FAMILY|GLOB|all...", shell_complete=completion.patterns
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -72,7 +75,7 @@ def _which_file(command: Callable[..., Any]) -> Callable[..., Any]:
     "--suite", type=click.Path(path_type=Path), metavar="FILE", help="Agents: TASK is an own task of this suite."
 )
 def collect(patterns: tuple[str, ...], output: Path | None, seed: int, episodes: int | None, **options: Any) -> None:
-    """Make data in a task's simulator, in DSRL's format. It does not stand in for DSRL's.
+    """Collect data in a task's simulator; it does not replace DSRL's.
 
     Scripted behaviours, from timid to reckless, are quick. With --agents, agents are trained online (PPO with a
     Lagrange multiplier) under several cost targets, and a grid over cost and return thins what they did: minutes to
@@ -121,7 +124,9 @@ def _require_no_output(patterns: tuple[str, ...], output: Path | None, count: in
 
 def _collect(task: Task, path: Path, episodes: int | None, seed: int) -> None:
     from harness.data.collect import collect as collect_task
+    from harness.simulators import require_simulator
 
+    require_simulator(task)
     _write(task, path, lambda progress: collect_task(task, path, episodes, seed, progress))
 
 
@@ -129,14 +134,17 @@ def _collect_with_agents(patterns: tuple[str, ...], output: Path | None, seed: i
     from harness.data.agents import Recipe, collect_agents
     from harness.data.dataset import dataset_path
     from harness.errors import UserError
-    from harness.plan import task_to_collect
+    from harness.simulators import require_simulator
     from harness.suite import read_suite
+    from harness.suite_tasks import task_to_collect
     from harness.tasks import select_tasks
 
     if options["suite"] is not None:
         if len(patterns) != 1:
             raise UserError("--suite goes with one of its own tasks")
-        own, place = task_to_collect(read_suite(str(options["suite"])), patterns[0])
+        file = read_suite(str(options["suite"]))
+        with file.located():
+            own, place = task_to_collect(file.suite, file.folder, patterns[0])
         wanted = [(own, output or place)]
     else:
         tasks = select_tasks(patterns)
@@ -148,6 +156,8 @@ def _collect_with_agents(patterns: tuple[str, ...], output: Path | None, seed: i
         if path.exists() and len(wanted) > 1:
             click.echo(f"{task.name}: {path} is there already.")
             continue
+        if task.family != "own":  # that has been tried
+            require_simulator(task)
         usual = Recipe.default(task)
         recipe = Recipe(_targets(options["targets"]) or usual.targets, options["steps"] or usual.steps, seed)
         sizes = {name: options[name] for name in ("trajectories", "bins") if options[name] is not None}
@@ -165,7 +175,7 @@ def _targets(text: str | None) -> tuple[float, ...]:
     try:
         return tuple(FREE if one.strip() == "none" else float(one) for one in text.split(","))
     except ValueError as error:
-        raise UserError(f"--targets wants costs with commas between them, such as 10,25,none, not {text!r}") from error
+        raise UserError(f"--targets takes costs with commas between them, such as 10,25,none, not {text!r}") from error
 
 
 def _write(task: Task, path: Path, collect: Callable[[Callable[[int, int], None]], dict[str, Any]]) -> None:
@@ -173,16 +183,11 @@ def _write(task: Task, path: Path, collect: Callable[[Callable[[int, int], None]
     from rich.console import Console
     from rich.progress import Progress
 
-    from harness.errors import UserError
-    from harness.simulators import require_simulator
+    from harness.files import where_the_user_says
 
-    require_simulator(task)
-    try:
-        with Progress(console=Console(stderr=True), transient=True) as bars:
-            bar = bars.add_task(f"collecting {task.name}", total=None)
-            manifest = collect(lambda done, total: bars.update(bar, completed=done, total=total))
-    except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    with where_the_user_says(path), Progress(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(f"collecting {task.name}", total=None)
+        manifest = collect(lambda done, total: bars.update(bar, completed=done, total=total))
     click.echo(
         f"Wrote {path} ({manifest['label']}): {manifest['trajectories']} trajectories, "
         f"{manifest['transitions']} transitions, SHA-256 {manifest['sha256']}."
@@ -200,7 +205,9 @@ def _write(task: Task, path: Path, collect: Callable[[Callable[[int, int], None]
     help="Trajectories end by time after so many steps, where no flag says so.",
 )
 def convert(file: Path, output: Path, costs: str | None, episode_length: int | None) -> None:
-    """Make OUTPUT, in DSRL's format, of FILE in D4RL's layout or Minari's (its main_data.hdf5).
+    """Convert FILE to DSRL's format.
+
+    FILE has D4RL's layout, or is Minari's main_data.hdf5.
 
     D4RL keeps no next observations: they are made of the rows behind.
     """
@@ -221,13 +228,15 @@ def _meant(
     """The tasks that are meant, each with its file where one is named, and what is to be noted of that."""
     from harness.data.dataset import task_of_file
     from harness.errors import UserError, nearest
-    from harness.plan import OWN_NAME, tasks_to_check
     from harness.suite import read_suite
+    from harness.suite_tasks import OWN_NAME, tasks_to_check
     from harness.tasks import all_names, all_tasks, select_tasks
 
     notes: list[str] = []
     if suite is not None:
-        meant = tasks_to_check(read_suite(str(suite)), patterns)
+        file = read_suite(str(suite))
+        with file.located():
+            meant = tasks_to_check(file.suite, file.folder, patterns)
     else:
         try:
             meant = [(task, None) for task in select_tasks(patterns)]
@@ -258,13 +267,18 @@ def _load(task: Task, source: FoundSource, path: Path | None) -> Dataset:
 
 
 @data.command()
-@click.argument("patterns", nargs=-1, required=True, metavar="TASK|FAMILY|GLOB|all...")
+@click.argument(
+    "patterns", nargs=-1, required=True, metavar="TASK|FAMILY|GLOB|all...", shell_complete=completion.patterns
+)
 @_which_file
 @click.pass_context
 def check(
     ctx: click.Context, patterns: tuple[str, ...], source: FoundSource, path: Path | None, suite: Path | None
 ) -> None:
-    """Check datasets: everything that is wrong with each, at once, and whether it changed since its first use."""
+    """Report all problems of datasets at once.
+
+    Also whether a file has changed since its first use.
+    """
     from harness.errors import UserError
 
     meant, notes = _meant(patterns, path, suite)
@@ -284,7 +298,7 @@ def check(
 
 
 @data.command()
-@click.argument("task")
+@click.argument("task", shell_complete=completion.tasks)
 @_which_file
 @click.option(
     "--filter",
@@ -304,14 +318,16 @@ def describe(
     settings: tuple[str, ...],
     plot: Path | None,
 ) -> None:
-    """Show what the dataset of TASK holds: trajectories, lengths, returns, share within each limit, a scatter.
+    """Summarise the dataset of TASK.
 
-    Data that is not DSRL's stands beside what is published of DSRL's file.
+    Trajectories, lengths, returns, the share within each limit, a scatter plot.
+
+    Data that is not DSRL's is compared with what is published about DSRL's file.
     """
+    from harness.config import parse_settings
     from harness.data.filters import Filters, apply
     from harness.errors import UserError
     from harness.report.scatter import save_scatter, text_scatter
-    from harness.settings import parse_settings
     from harness.tasks import find_task, within
 
     if suite is None and path is None:

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli import completion
+
 if TYPE_CHECKING:
     from harness.tasks import Task
 
 
 @click.command()
-@click.argument("patterns", nargs=-1, required=True, metavar="TASK|FAMILY|GLOB|all...")
+@click.argument(
+    "patterns", nargs=-1, required=True, metavar="TASK|FAMILY|GLOB|all...", shell_complete=completion.patterns
+)
 @click.option(
     "--mirror",
     metavar="URL",
     envvar="LSPC_BENCH_MIRROR",
     show_envvar=True,
-    help="The folder that holds the files.  [default: DSRL's at Hugging Face]",
+    help="A folder that holds the files.  [default: DSRL's data set at Hugging Face, or at HF_ENDPOINT]",
 )
 @click.option(
     "--folder",
@@ -34,13 +38,13 @@ def download(
 ) -> None:
     """Download DSRL's datasets, or verify those that are there.
 
-    A file is checked before it gets its name, and a manifest with its SHA-256 is written beside it. What broke off is
-    resumed by the same command.
+    A file is checked before it gets its name, and a manifest with its SHA-256 is written beside it. The same command
+    resumes an interrupted download.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    from harness.data.dataset import DOWNLOAD, dataset_path
+    from harness.data.dataset import dataset_path
     from harness.data.download import Outcome
     from harness.data.download import download as fetch
     from harness.tasks import select_tasks
@@ -71,6 +75,6 @@ def download(
         bars.start()
 
     with bars:
-        outcomes = fetch(tasks, folder, mirror or DOWNLOAD, jobs=jobs, force=force, moved=moved, ended=ended)
+        outcomes = fetch(tasks, folder, mirror, jobs=jobs, force=force, moved=moved, ended=ended)
     if not all(outcome.good for outcome in outcomes):
         ctx.exit(1)

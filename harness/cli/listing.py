@@ -1,4 +1,4 @@
-"""``lspc-bench algorithms`` and ``lspc-bench tasks``."""
+"""``lspc-bench suites``, ``lspc-bench algorithms`` and ``lspc-bench tasks``."""
 
 from __future__ import annotations
 
@@ -6,24 +6,46 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli import completion
+
 if TYPE_CHECKING:
     from harness.data.dataset import FoundSource
     from harness.tasks import Task
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.builtin_suites)
+def suites(name: str | None) -> None:
+    """List the built-in suites, or print the file of NAME.
+
+    A file of your own may begin as a copy: lspc-bench suites smoke > my-study.yaml
+    """
+    from harness.errors import UserError, nearest
+    from harness.report.tables import text_table
+    from harness.suite import builtin_suites, read_suite
+
+    known = builtin_suites()
+    if name is None:
+        click.echo(text_table(["suite", ""], [[one, read_suite(one).suite.description] for one in known]))
+    elif name in known:
+        click.echo(known[name].read_text(encoding="utf-8"), nl=False)
+    else:
+        raise UserError(f"no built-in suite is called {name!r}.{nearest(name, known)} 'lspc-bench suites' lists them")
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=completion.algorithms)
 @click.option("--check", is_flag=True, help="Train NAME for a few steps and check that it keeps the interface's rules.")
 @click.pass_context
 def algorithms(ctx: click.Context, name: str | None, check: bool) -> None:
-    """List the algorithms; with NAME, its policies and hyperparameters with defaults, bounds and help."""
+    """List the algorithms, or the hyperparameters of NAME."""
     from harness import registry
     from harness.errors import UserError
     from harness.report.tables import text_table
 
     if check:
         if name is None:
-            raise click.UsageError("--check wants the NAME of an algorithm")
+            raise click.UsageError("--check needs the NAME of an algorithm")
         ctx.exit(_check(name))
     if name is not None:
         click.echo(_algorithm(name))
@@ -46,7 +68,9 @@ def _check(name: str) -> int:
         click.echo(f"{'BROKEN' if problem else 'holds '}  {title}")
         if problem:
             click.echo(f"        {problem}")
-    return int(any(results.values()))
+    broken = sum(map(bool, results.values()))
+    click.echo(f"{name}: {len(results)} rules checked, {broken or 'none'} broken.", err=True)
+    return int(broken > 0)
 
 
 def _algorithm(name: str) -> str:
@@ -66,15 +90,18 @@ def _algorithm(name: str) -> str:
     ]
     if algorithm.per_task:
         parts += ["", "Published settings for tasks (a later line wins):"]
-        for pattern, values in algorithm.per_task.items():
+        for pattern, values in hyperparameters.published(algorithm).items():
             parts.append(f"  {pattern}: {', '.join(f'{key}={value}' for key, value in values.items())}")
     return "\n".join(parts)
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.tasks)
 def tasks(name: str | None) -> None:
-    """List the tasks; with NAME (an id or a short name), limits, reference returns, dataset file and more."""
+    """List the tasks, or what is known of NAME.
+
+    NAME is an id or a short name. Shown are cost limits, reference returns, the dataset's file and more.
+    """
     from harness.data.collect import COLLECTABLE
     from harness.data.dataset import dataset_path
     from harness.report.tables import text_table

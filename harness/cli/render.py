@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli import completion
+from harness.cli.options import ONE_SUITE
 from harness.cli.streams import note
 
 if TYPE_CHECKING:
@@ -17,22 +19,33 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--task", required=True, metavar="TASK", help="The task's id or name.")
-@click.option("--policy", required=True, metavar="POLICY", help="The policy's row in the leaderboard, e.g. lspc-o.")
-@click.option("--suite", help="Of this suite.  [default: the only one that ran there]")
+@click.option(
+    "--task", required=True, metavar="TASK", shell_complete=completion.planned_tasks, help="The task's id or name."
+)
+@click.option(
+    "--policy",
+    required=True,
+    metavar="POLICY",
+    shell_complete=completion.policies,
+    help="The policy's row in the leaderboard, e.g. lspc-o.",
+)
+@ONE_SUITE
 @click.option("--seed", type=int, metavar="N", help="The agent's seed.  [default: the first that is done]")
 @click.option(
     "--limit", type=float, metavar="COST", help="The cost limit to train for or act on.  [default: the first]"
 )
 @click.option("--episode", type=click.IntRange(min=0), default=0, show_default=True, help="Which evaluation episode.")
 @click.option(
-    "--every", type=click.IntRange(min=1), metavar="STEPS", help="A picture for so many steps.  [default: 200 in all]"
+    "--every",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Steps from frame to frame.  [default: for 200 frames]",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="A .gif or .mp4.  [default: ./TASK-POLICY.gif]",
+    help="The .gif or .mp4 to write.  [default: ./TASK-POLICY.gif]",
 )
 def render(
     results: Path,
@@ -45,10 +58,15 @@ def render(
     every: int | None,
     output: Path | None,
 ) -> None:
-    """Film a trained policy in one of its evaluation episodes, with reward and cost drawn in. Needs no display."""
+    """Film a trained policy in an evaluation episode.
+
+    Step, reward and cost are drawn into the pictures. Needs no display.
+    """
     from harness import rendering
     from harness.archive import chosen_plan
     from harness.errors import UserError
+    from harness.files import where_the_user_says
+    from harness.policies import restore_policy
     from harness.simulators import require_simulator
     from harness.store import EVERYTHING, Store
 
@@ -63,19 +81,17 @@ def render(
     title = f"{cell.definition.name}  {policy}  seed {cell.seed}  episode {episode}"
     pictures, shown = rendering.film(
         cell,
-        rendering.restore_policy(store, cell, name),
+        restore_policy(store, cell, name),
         episode,
         judged,
         title,
         every or max(1, cell.definition.max_episode_steps // 200),
     )
-    try:
+    with where_the_user_says(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         rendering.save(path, pictures)
-    except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
     click.echo(
-        f"Wrote {path}: {len(pictures)} pictures of {shown.length} steps, return {shown.episode_return:.2f}, cost "
+        f"Wrote {path}: {len(pictures)} frames of {shown.length} steps, return {shown.episode_return:.2f}, cost "
         f"{shown.cost:.2f} of {judged:g}.{_compared(store, planned, name, judged, shown)}"
     )
 
@@ -91,6 +107,8 @@ def _choose(
     from harness.errors import UserError, nearest
     from harness.tasks import all_names
 
+    if plan.imported:
+        raise UserError(f"suite {plan.suite} was imported: it has no policies to film")
     here = [one for one in plan.cells if task in one.cell.definition.names]
     if not here:
         raise UserError(f"the suite {plan.suite} has no task {task!r}.{nearest(task, all_names(plan.tasks.values()))}")
@@ -102,14 +120,19 @@ def _choose(
     chosen = limits[0] if limit is None else limit
     if chosen not in limits:
         raise UserError(f"no cost limit {chosen:g} there, only {', '.join(f'{value:g}' for value in limits)}")
-    here = [one for one in here if chosen in one.cell.evaluation_limits and seed in (None, one.cell.seed)]
+    limited = [one for one in here if chosen in one.cell.evaluation_limits]
+    here = [one for one in limited if seed in (None, one.cell.seed)]
     if not here:
-        raise UserError(f"no seed {seed} there")
+        seeds = sorted({one.cell.seed for one in limited})
+        raise UserError(f"no seed {seed} there, only {', '.join(map(str, seeds))}")
     done = [one for one in here if store.status(one.cell).state == "done"]
     if not done:
         first = store.status(here[0].cell)
         why = f" ({first.brief})" if first.state == "damaged" else ""
-        raise UserError(f"{here[0].cell.describe(row)} is {first.state}{why}: there is nothing to show yet")
+        raise UserError(
+            f"{here[0].cell.describe(row)} is {first.state}{why}: there is nothing to film yet; "
+            f"'lspc-bench status {store.root}' shows what is done"
+        )
     (name,) = (name for name, given in done[0].rows.items() if given == row)
     return done[0], name, chosen
 

@@ -7,16 +7,14 @@ from typing import Any
 
 import click
 
+from harness.cli.options import BESIDE, SUITES
 from harness.cli.streams import note
-
-SUITES = click.option(
-    "--suite", "suites", multiple=True, help="Only this suite. Repeatable.  [default: every suite there]"
-)
 
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
 @SUITES
+@BESIDE
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -25,9 +23,9 @@ SUITES = click.option(
     metavar="FILE",
     help="The file to write.",
 )
-@click.option("--title", default="lspc-bench report", show_default=True, help="Of the page.")
-def report(results: Path, suites: tuple[str, ...], output: Path, title: str) -> None:
-    """Write RESULTS as a page: one file of HTML that opens from disk and needs no network.
+@click.option("--title", default="lspc-bench report", show_default=True, help="The page's title.")
+def report(results: Path, suites: tuple[str, ...], beside: tuple[str, ...], output: Path, title: str) -> None:
+    """Write RESULTS as one HTML page that needs no network.
 
     Leaderboards by cost limit and family with intervals, verdicts on safety and ranks as far as the seeds tell; each
     task's runs and learning curves; statistics, published numbers, what is missing, and what it was made with. Tables
@@ -37,12 +35,13 @@ def report(results: Path, suites: tuple[str, ...], output: Path, title: str) -> 
     from harness.cli.output import write_text
     from harness.report.page.render import render
 
-    write_text(output, render(_model(results, suites), title, results.name, __version__))
+    write_text(output, render(_model(results, suites, beside), title, results.name, __version__))
 
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
 @SUITES
+@BESIDE
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
@@ -61,23 +60,36 @@ def report(results: Path, suites: tuple[str, ...], output: Path, title: str) -> 
     help="Of the files. Repeatable.",
 )
 @click.option("--limit", default="mean", show_default=True, metavar="mean|VALUE", help="The cost limit to look at.")
-def figures(results: Path, suites: tuple[str, ...], output: Path, kinds: tuple[str, ...], limit: str) -> None:
-    """Write the report's figures of RESULTS to files, for a paper: those of a task once for each."""
-    from harness.errors import UserError
+@click.option("--metric", "logged", multiple=True, metavar="NAME", help="Also draw this logged metric. Repeatable.")
+def figures(
+    results: Path,
+    suites: tuple[str, ...],
+    beside: tuple[str, ...],
+    output: Path,
+    kinds: tuple[str, ...],
+    limit: str,
+    logged: tuple[str, ...],
+) -> None:
+    """Write the report's figures of RESULTS as files, for a paper."""
+    from harness.files import where_the_user_says
     from harness.report.page.files import save_figures
 
-    model = _model(results, suites)
-    try:
-        for path in save_figures(model, output, kinds, limit):
+    model = _model(results, suites, beside)
+    with where_the_user_says(output):
+        for path in save_figures(model, output, kinds, limit, logged):
             click.echo(str(path))
-    except OSError as error:
-        raise UserError(f"cannot write to {str(output)!r}: {error.strerror}") from error
 
 
-def _model(results: Path, suites: tuple[str, ...]) -> list[dict[str, Any]]:
+def _model(results: Path, suites: tuple[str, ...], beside: tuple[str, ...]) -> list[dict[str, Any]]:
     """The values of these suites, or of every one, in RESULTS."""
-    from harness.archive import chosen_plans, open_results
+    from pyarrow import default_memory_pool
+
+    from harness.archive import open_results
+    from harness.exchange.joint import plans_beside
     from harness.report.page.model import make_model
 
     store = open_results(results, note=note)
-    return make_model(store, [plan for suite in suites or [None] for plan in chosen_plans(store, suite)])
+    model = make_model(store, plans_beside(store, suites or [None], beside))
+    del store
+    default_memory_pool().release_unused()  # drawing needs as much again
+    return model

@@ -5,108 +5,45 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import WORKERS, Finite
+from harness.cli import completion
+from harness.cli.options import devices_option, results_option, run_options, same_command, set_option
 from harness.cli.streams import note
 
 if TYPE_CHECKING:
     from harness.forecast import Measurement
-    from harness.plan import Cell, Job, Plan
+    from harness.options import Options
+    from harness.plan import Job, Plan
     from harness.store import Store
     from harness.suite import SuiteFile
-
-RESULTS = Path("results/runs")
-
-
-class _Device(click.ParamType[str]):
-    name = "auto|cpu|cuda|cuda:N"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        kind, colon, index = value.partition(":")
-        if value not in ("auto", "cpu", "cuda") and not (
-            kind == "cuda" and colon and index.isdecimal() and len(index) <= 4
-        ):
-            self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:0, cuda:1, ...", param, ctx)
-        return value
+    from harness.work import Overwrite
 
 
 @click.command()
-@click.argument("suite")
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=RESULTS,
-    show_default=True,
-    metavar="DIR",
-    help="Where results go.",
-)
-@click.option("--device", type=_Device(), default="auto", show_default=True, help="Where to train; auto: a GPU if any.")
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "eager", "graph", "compile"]),
-    default="auto",
-    show_default=True,
-    help="How updates run: eager: one by one; graph: replayed from CUDA graphs; compile: fused by torch.compile (and "
-    "replayed, on a GPU); auto: graph on a GPU, eager on a CPU.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "tf32"]),
-    default="float32",
-    show_default=True,
-    help="Of matrix products on a GPU. tf32 keeps 10 bits of a factor's mantissa in the place of 23; the reference "
-    "does not. Results name it.",
-)
-@click.option(
-    "--memory-fraction",
-    type=Finite(min=0, max=1, min_open=True),
-    default=0.9,
-    show_default=True,
-    metavar="SHARE",
-    help="Of the device's memory, what training may take; where that is too little, replicas train in several groups.",
-)
-@click.option(
-    "--workers",
-    type=WORKERS,
-    default=None,
-    metavar="N",
-    help="Evaluation processes; 0 evaluates in the training process.  [default: one a core]",
-)
+@click.argument("suite", shell_complete=completion.suites)
+@results_option()
+@run_options
+@devices_option
 @click.option(
     "--overwrite",
     type=click.Choice(["only-missing", "always", "never"]),
     default="only-missing",
     show_default=True,
-    help="only-missing: run what is not done, failed cells too; always: run everything afresh; never: leave every cell "
-    "that has been started as it is.",
+    help="only-missing: run what is not done, failed cells too; always: run everything from scratch; never: leave "
+    "every cell that has been started alone.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a key of the suite, dotted, e.g. algorithms.lspc.hyperparameters.batch_size=256. Wins over the file. "
-    "Repeatable.",
-)
+@set_option()
 @click.option(
     "--cell",
     "chosen",
     multiple=True,
     metavar="HASH",
-    help="Only this cell: its hash as --dry-run lists it, or how that begins. Repeatable: cells that can train "
-    "together do.",
-)
-@click.option(
-    "--checkpoint-every",
-    type=Finite(min=0),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How often training is checkpointed.",
+    help="Only this cell: its hash as --dry-run lists it, or a prefix. Repeatable: cells that can train together do.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the cells and jobs, and how long they will take; start nothing.")
 @click.option(
@@ -121,47 +58,45 @@ def run(
     ctx: click.Context,
     suite: str,
     results: Path,
-    device: str,
-    engine: str,
-    precision: str,
-    memory_fraction: float,
-    workers: int | None,
-    overwrite: str,
+    options: Options,
+    devices: str | None,
+    overwrite: Overwrite,
     overrides: tuple[str, ...],
     chosen: tuple[str, ...],
-    checkpoint_every: float,
     dry_run: bool,
     throughput: Path | None,
 ) -> None:
     """Train and evaluate everything that SUITE asks for.
 
-    SUITE is a file, or the name of a built-in suite. Run it again after a crash or an interrupt and it goes on where it
-    was; what is done is not run again. What a plugin or an environment of yours may take is bounded: the suite's key
-    time_limits has a time limit for an episode and one for a job.
+    SUITE is a file, or the name of a built-in suite. After a crash or an interrupt the same command resumes it; what is
+    finished is not run again. The suite's key time_limits bounds the time of an episode and of a job, in case a plugin
+    or an environment of yours hangs.
     """
-    from harness.plan import make_plan
+    from harness.planning import make_plan
     from harness.store import EVERYTHING, Store
     from harness.suite import read_suite
 
     if throughput is not None and not dry_run:
         raise click.UsageError("--throughput goes with --dry-run")
+    store = Store(results, EVERYTHING)
+    store.require_no_archive()
+    require_no_import(store, suite)
     file = read_suite(suite, overrides)
     plan = make_plan(file)
     part = plan.only(chosen)
-    store = Store(results, EVERYTHING)
-    store.require_no_archive()
+    require_no_import(store, plan.suite)
     if dry_run:
         _require_folder(results)
         _note_changed_code(plan, store)
-        measured = _measurement(throughput, device)  # a wrong file is refused first
-        jobs = _print_plan(part, store, overwrite)
-        there = measured.machine.cores if measured and throughput else len(os.sched_getaffinity(0))
-        _print_forecast(jobs, measured, there if workers is None else workers)
-        _warn_of_missing(file, part, device, engine, precision)
+        names = _device_names(devices, options)
+        measured = _measurement(throughput, names[0])  # a wrong file is refused first
+        jobs = _print_plan(part, store, overwrite, options.no_evaluation)
+        there = measured.machine.cores if measured and throughput and options.workers is None else options.processes
+        _print_forecast(jobs, measured, there, len(names))
+        _warn_of_missing(file, part, options, devices)
         return
-    again = " ".join(["lspc-bench run", suite, *(f"--cell {cell}" for cell in chosen)])
-    options = (device, engine, precision, memory_fraction, workers, overwrite, checkpoint_every)
-    ctx.exit(execute(file, plan, results, again, *options, part=part))
+    again = same_command(without=["overwrite"])  # which may be: begin afresh
+    ctx.exit(execute(file, plan, results, again, options, overwrite, part, devices))
 
 
 def execute(
@@ -169,53 +104,65 @@ def execute(
     plan: Plan,
     results: Path,
     again: str,
-    device: str = "auto",
-    engine: str = "auto",
-    precision: str = "float32",
-    memory_fraction: float = 0.9,
-    workers: int | None = None,
-    overwrite: str = "only-missing",
-    checkpoint_every: float = 60.0,
+    options: Options,
+    overwrite: Overwrite = "only-missing",
     part: Plan | None = None,
+    devices: str | None = None,
 ) -> int:
     """Run what is to be done of a plan, or of a part of it; the exit status.
 
-    ``again`` is the command that goes on after an interrupt.
+    ``again`` is the command that goes on after an interrupt, ``devices`` what ``--devices`` was given.
 
     Raises:
         UserError: something that it needs is not there.
         ResultsError: results cannot be written.
     """
-    from harness.cli.progress import progress
-    from harness.executors.local import Interrupted, LocalExecutor, resume
-    from harness.store import EVERYTHING, Store
+    from harness.cli.work import find_devices, require_all, work_on
 
     part = part or plan
-    device = _require_all(file, part, device, engine, precision)
+    there = find_devices(devices, options)
+    with file.located():
+        options = require_all(part, replace(options, device=there[0]))
+    return work_on(write_plan(plan, results), part, again, options, overwrite, devices=there)
+
+
+def write_plan(plan: Plan, results: Path) -> Store:
+    """Prepare a results folder for workers, with a plan in it.
+
+    Raises:
+        UserError: the folder is none for this plan.
+        ResultsError: it cannot be written.
+    """
+    from harness.store import EVERYTHING, Store
+
     store = Store(results, EVERYTHING, note)
-    with store.locked():
-        _note_changed_code(plan, store)
-        store.write_plan(plan)
-        cells, skipped = _pending(part, store, overwrite)
-        if overwrite == "always":
-            _forget(store, cells)
-        jobs = resume(store, cells)
-        count = len(os.sched_getaffinity(0)) if workers is None else workers
-        with progress(jobs, len(cells)) as bar:
-            options = (checkpoint_every, engine, memory_fraction, precision, file.suite.time_limits)
-            executor = LocalExecutor(store, device, count, bar, *options)
-            try:
-                ended = executor.run(jobs)
-            except (Interrupted, KeyboardInterrupt):
-                click.echo(f"Interrupted. '{again}' goes on from here.", err=True)
-                return 130
-    mine = {cell.hash for cell in cells}
-    failed = [status for key, status in ended.items() if key in mine and status.state != "done"]
-    done = len(cells) - len(failed)
-    click.echo(f"{plan.suite}: {done} done, {len(failed)} failed, {skipped} skipped. Results: {results}")
-    if failed:
-        click.echo(f"Why: lspc-bench status {results}. Run the suite again to retry what failed.", err=True)
-    return 1 if failed else 0
+    store.prepare()
+    require_no_import(store, plan.suite)
+    _note_changed_code(plan, store)
+    store.write_plan(plan)
+    return store
+
+
+def require_no_import(store: Store, suite: str) -> None:
+    """Refuse a suite under whose name results were imported there.
+
+    Raises:
+        UserError: there are some.
+    """
+    from harness.errors import DamageError, UserError
+    from harness.suite import MOST_LETTERS
+
+    if "/" in suite or len(suite) > MOST_LETTERS:  # a path, or nothing
+        return
+    try:
+        plan = store.plan(suite)
+    except DamageError:  # written anew
+        return
+    if plan is not None and plan.imported:
+        raise UserError(
+            f"suite {suite} in {str(store.root)!r} was imported, and cannot be run: run a suite of another name, or "
+            "with other --results"
+        )
 
 
 def _note_changed_code(plan: Plan, store: Store) -> None:
@@ -239,34 +186,13 @@ def _note_changed_code(plan: Plan, store: Store) -> None:
             )
 
 
-def _pending(plan: Plan, store: Store, overwrite: str) -> tuple[list[Cell], int]:
-    """The cells to run, and how many are skipped."""
-    cells = [planned.cell for planned in plan.cells]
-    started = ("done", "failed", "diverged", "running", "damaged")
-    leave = {"only-missing": ("done",), "always": (), "never": started}[overwrite]
-    found = {cell.hash: store.status(cell) for cell in cells}
-    for cell in cells:
-        if found[cell.hash].state == "damaged":
-            note(f"{cell.describe()}: {found[cell.hash].reason}")
-    pending = [cell for cell in cells if found[cell.hash].state not in leave]
-    return pending, len(cells) - len(pending)
-
-
-def _forget(store: Store, cells: list[Cell]) -> None:
-    hashes = {cell.hash for cell in cells}
-    for job in store.unfinished_jobs():
-        if any(cell.hash in hashes for cell in job.cells):
-            store.remove_checkpoint(job)
-    for cell in cells:
-        store.forget(cell)
-
-
-def _print_plan(plan: Plan, store: Store, overwrite: str) -> list[Job]:
+def _print_plan(plan: Plan, store: Store, overwrite: Overwrite, no_evaluation: bool) -> list[Job]:
     """Print cells and jobs; the jobs."""
     from harness.plan import make_jobs
     from harness.report.tables import text_table
+    from harness.work import open_cells
 
-    cells, skipped = _pending(plan, store, overwrite)
+    cells = open_cells(store, [planned.cell for planned in plan.cells], overwrite, no_evaluation)
     pending = {cell.hash for cell in cells}
     rows = [
         [
@@ -284,10 +210,23 @@ def _print_plan(plan: Plan, store: Store, overwrite: str) -> list[Job]:
     header = ["cell", "task", "algorithm", "seed", "trains for", "evaluated at", "steps", "now"]
     click.echo(text_table(header, rows))
     jobs = make_jobs(cells)
-    click.echo(f"\n{len(plan.cells)} cells: {len(cells)} to run in {len(jobs)} jobs, {skipped} skipped.")
+    click.echo(
+        f"\n{len(plan.cells)} cells: {len(cells)} to run in {len(jobs)} jobs, {len(plan.cells) - len(cells)} skipped."
+    )
     for description, count in Counter(job.describe() for job in jobs).items():
         click.echo(f"  {f'{count} times ' if count > 1 else ''}{description}")
     return jobs
+
+
+def _device_names(devices: str | None, options: Options) -> tuple[str, ...]:
+    """Those that ``--devices`` means, or ``--device``, whether or not they are there."""
+    from harness.options import parse_devices
+
+    if devices != "all":
+        return parse_devices(devices) if devices else (options.device,)
+    from torch import cuda
+
+    return tuple(f"cuda:{index}" for index in range(max(1, cuda.device_count())))
 
 
 def _measurement(throughput: Path | None, device: str) -> Measurement | None:
@@ -296,7 +235,7 @@ def _measurement(throughput: Path | None, device: str) -> Measurement | None:
     return find_measurement(device) if throughput is None else read_measurement(throughput)
 
 
-def _print_forecast(jobs: list[Job], measured: Measurement | None, workers: int) -> None:
+def _print_forecast(jobs: list[Job], measured: Measurement | None, workers: int, devices: int) -> None:
     """How long the jobs take, or how to measure this machine where nobody did."""
     from harness.forecast import forecast
 
@@ -307,32 +246,18 @@ def _print_forecast(jobs: list[Job], measured: Measurement | None, workers: int)
             err=True,
         )
     elif jobs:
-        expected = forecast(jobs, measured, workers)
+        expected = forecast(jobs, measured, workers, devices)
         click.echo(f"\n{expected.describe()}", err=not expected.jobs)
 
 
-def _require_all(file: SuiteFile, plan: Plan, device: str, engine: str, precision: str) -> str:
-    """The device to train on.
-
-    Raises:
-        UserError: something that a run needs is not there.
-    """
-    from harness.engine import require_engine
-    from harness.executors.local import resolve_device
-    from harness.plan import require_inputs
-
-    require_inputs(file, plan, lambda text: click.echo(text, err=True))
-    device = resolve_device(device)
-    require_engine(engine, device, precision)
-    return device
-
-
-def _warn_of_missing(file: SuiteFile, plan: Plan, device: str, engine: str, precision: str) -> None:
+def _warn_of_missing(file: SuiteFile, plan: Plan, options: Options, devices: str | None) -> None:
     """Say what a run would be refused for."""
+    from harness.cli.work import find_devices, require_all
     from harness.errors import UserError
 
     try:
-        _require_all(file, plan, device, engine, precision)
+        with file.located():
+            require_all(plan, replace(options, device=find_devices(devices, options)[0]))
     except UserError as error:
         click.echo(f"\nThis would not run: {error}", err=True)
 

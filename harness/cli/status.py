@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.options import SUITE
 from harness.cli.streams import note
 
 if TYPE_CHECKING:
     from harness.plan import Plan
-    from harness.store import Results
+    from harness.store import Results, State
 
 AGAIN = "results/runs/again"
 """Where results go that are made again, away from those that are there."""
@@ -21,7 +24,7 @@ AGAIN = "results/runs/again"
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--suite", help="Only this suite.  [default: every suite that ran there]")
+@SUITE
 @click.option(
     "--commands",
     type=click.Choice(["cells", "groups"]),
@@ -31,21 +34,65 @@ AGAIN = "results/runs/again"
 @click.option(
     "--verify", is_flag=True, help="Read every file instead, and name those that are damaged; exit status 1 if any is."
 )
+@click.option(
+    "--costs",
+    is_flag=True,
+    help="Print instead what methods cost: training time, updates a second, memory, milliseconds an action.",
+)
 @click.pass_context
-def status(ctx: click.Context, results: Path, suite: str | None, commands: str | None, verify: bool) -> None:
-    """Show what of RESULTS is done, failed or damaged (and why) and missing, for each task and algorithm."""
+def status(
+    ctx: click.Context, results: Path, suite: str | None, commands: str | None, verify: bool, costs: bool
+) -> None:
+    """Show what of RESULTS is done, failed, damaged or missing.
+
+    A table by task and algorithm, and why cells failed."""
     from harness.archive import chosen_plans, open_results
 
     opened = open_results(results, checked=(), note=note)
     if verify:
-        if suite is not None or commands is not None:
-            raise click.UsageError("--verify reads everything: neither --suite nor --commands goes with it")
+        if suite is not None or commands is not None or costs:
+            raise click.UsageError("--verify reads everything: none of --suite, --commands, --costs goes with it")
         ctx.exit(_verify(opened))
+    if commands is not None and costs:
+        raise click.UsageError("--commands and --costs print different things: give one of them")
     for index, plan in enumerate(chosen_plans(opened, suite)):
         if commands is not None:
             click.echo("\n".join(_commands(opened, plan, together=commands == "groups")))
+        elif costs:
+            from harness.report.costs import costs_table
+
+            click.echo(("\n" if index else "") + f"Suite {plan.suite}:\n" + costs_table(opened, plan))
         else:
             click.echo(("\n" if index else "") + _describe(opened, plan))
+    if commands is None and not costs:
+        click.echo("".join(f"{line}\n" for line in [*_at_work(results), *_submitted(results)]), nl=False)
+
+
+def _at_work(folder: Path) -> Iterator[str]:
+    """A line for each worker that is alive: where, since when, and how far."""
+    from harness.claims import workers
+
+    for worker in workers(folder):
+        since = datetime.fromtimestamp(worker.started, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
+        job = "between jobs"
+        if "job" in worker.about:
+            job = "{job} on {device}, step {step} of {steps}".format_map(worker.about)
+        yield f"At work: process {worker.process} on {worker.host} since {since} UTC: {job} ({worker.silent:.0f} s ago)"
+
+
+def _submitted(folder: Path) -> Iterator[str]:
+    """A line for each submission of which something is left."""
+    from harness.errors import UserError
+    from harness.launchers import find_launcher, remembered
+
+    for launched in remembered(folder, note):
+        try:
+            states = Counter(find_launcher(launched.launcher).states(launched).values())
+        except UserError as error:
+            yield f"Submitted: {launched.describe()}: how they are cannot be told: {error}"
+            continue
+        if states:
+            yield f"Submitted: {launched.describe()}: {', '.join(f'{n} {state}' for state, n in states.items())}"
 
 
 def _verify(results: Results) -> int:
@@ -53,49 +100,59 @@ def _verify(results: Results) -> int:
     count, damaged = results.verify()
     click.echo("".join(f"{line}\n" for line in damaged) + f"{count} files read, {len(damaged)} damaged.")
     if damaged:
-        click.echo("Run their suites again: that makes damaged results again, and nothing else.", err=True)
+        click.echo(
+            "Run their suites again, or import them again: that makes damaged results again, and nothing else.",
+            err=True,
+        )
     return 1 if damaged else 0
 
 
 def _describe(results: Results, plan: Plan) -> str:
     from harness.report.tables import text_table
     from harness.report.warnings import describe_warnings
+    from harness.store import CALLED, Store
 
-    groups: dict[tuple[str, str], Counter[str]] = {}
+    groups: dict[tuple[str, str], Counter[State]] = {}
     problems = []
-    for planned in plan.cells:
-        found = results.status(planned.cell)
+    statuses = [results.status(planned.cell) for planned in plan.cells]
+    for planned, found in zip(plan.cells, statuses, strict=True):
         groups.setdefault((planned.cell.task, planned.label), Counter())[found.state] += 1
         if found.state in ("failed", "diverged", "damaged"):
             problems.append(
                 f"{planned.cell.describe(planned.label)} ({planned.cell.hash}) {found.state}: {found.brief}"
             )
-    damaged = any(counts["damaged"] for counts in groups.values())
-    states = ("done", "running", "failed", "diverged", *(["damaged"] if damaged else []), "missing")
+    total = sum(groups.values(), Counter())
+    order: tuple[State, ...] = ("running", "trained", "failed", "diverged", "damaged", "missing")
+    states = [state for state in order if total[state] or state not in ("trained", "damaged")]
+    named = {**CALLED, "running": "unfinished"}
     rows = [
         [
             plan.tasks[task].name,
             label,
             f"{counts['done']} of {counts.total()}",
-            *(str(counts[state]) for state in states[1:]),
+            *(str(counts[state]) for state in states),
         ]
         for (task, label), counts in groups.items()
     ]
-    total = sum((counts for counts in groups.values()), Counter())
     parts = [
         f"Suite {plan.suite}: {total['done']} of {total.total()} cells done.",
-        text_table(["task", "algorithm", "done", "unfinished", *states[2:]], rows),
+        text_table(["task", "algorithm", "done", *(named[state] for state in states)], rows),
         *problems,
-        *(f"Warning: {line}" for line in describe_warnings(results, plan)),
+        *(f"Warning: {line}" for line in describe_warnings(statuses, plan)),
     ]
+    if total["done"] < total.total() and not plan.imported and isinstance(results, Store):
+        parts.append(f"To run what is not done: lspc-bench work {shlex.quote(str(results.root))}")
     return "\n".join(parts)
 
 
 def _commands(results: Results, plan: Plan, together: bool) -> Iterator[str]:
     """A line a cell, or a group: the command, and behind ``#`` what it makes; before them what is to be minded."""
-    from harness.plan import make_plan
+    from harness.planning import make_plan
     from harness.suite import builtin_suites, read_suite
 
+    if plan.imported:
+        yield from _imports(plan)
+        return
     cells = {planned.cell.hash: planned for planned in plan.cells}
     name = plan.suite
     if name in builtin_suites():
@@ -116,3 +173,11 @@ def _commands(results: Results, plan: Plan, together: bool) -> Iterator[str]:
         first = cells[group[0]]
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
         yield f"lspc-bench run {name} {chosen} --results {AGAIN}  # {first.cell.describe(first.label)}{more}"
+
+
+def _imports(plan: Plan) -> Iterator[str]:
+    """Where an imported suite's results come from: no command makes them again."""
+    yield f"# Suite {plan.suite} was imported, by 'lspc-bench import', and nothing of it can be run. Its sources:"
+    origins = [planned.cell.imported for planned in plan.cells if planned.cell.imported]
+    for file, sha256 in dict.fromkeys((one.file, one.sha256) for one in origins if one.content):
+        yield f"# {file} (SHA-256 {sha256})"

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import WORKERS
-from harness.cli.run import RESULTS, execute
+from harness.cli import completion
+from harness.cli.options import WORKERS, results_option, same_command, set_option
+from harness.cli.run import execute
 from harness.cli.streams import note
+from harness.options import Options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,15 +22,8 @@ OUTPUT = Path("results/studies")
 
 
 @click.command()
-@click.argument("name", required=False)
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=RESULTS,
-    show_default=True,
-    metavar="DIR",
-    help="Where results go.",
-)
+@click.argument("name", required=False, shell_complete=completion.studies)
+@results_option()
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
@@ -37,21 +32,11 @@ OUTPUT = Path("results/studies")
     metavar="DIR",
     help="Where NAME.png and NAME.csv go.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a key of the study's suites, as 'run --set' does; of 'scaling': sizes, algorithms, batch_size, rounds, "
-    "updates, actions. Repeatable.",
+@set_option(
+    "Set a key of the study's suites, as 'run --set' does; of 'scaling': sizes, algorithms, batch_size, rounds, "
+    "updates, actions. Repeatable."
 )
-@click.option(
-    "--workers",
-    type=WORKERS,
-    default=None,
-    metavar="N",
-    help="Evaluation processes; 0 evaluates in the training process.  [default: one a core]",
-)
+@WORKERS
 @click.option("--draw-only", is_flag=True, help="Run nothing: draw what there is in the results.")
 @click.option(
     "--from",
@@ -71,15 +56,16 @@ def study(
     draw_only: bool,
     table: Path | None,
 ) -> None:
-    """Run the suites of the study NAME and draw its figure; without NAME, list the studies.
+    """Run the study NAME and draw its figure, or list the studies.
 
-    Run it again after a crash or an interrupt and it goes on where it was. The figure's numbers are written beside it.
+    After a crash or an interrupt the same command resumes it. The figure's numbers are written beside it.
     """
-    from harness.report.studies import STUDIES, find_study, read_csv, write
+    from harness.report.questions import QUESTIONS
+    from harness.report.studies import find_study, read_csv, write
     from harness.report.tables import text_table
 
     if name is None:
-        click.echo(text_table(["study", "asks"], [[one.name, one.question] for one in STUDIES.values()]))
+        click.echo(text_table(["study", "asks"], [list(one) for one in QUESTIONS.items()]))
         return
     if draw_only and table is not None:
         raise click.UsageError("--draw-only and --from are two ways to run nothing: give one")
@@ -102,14 +88,14 @@ def study(
 
 def _run(found: Study, results: Path, overrides: tuple[str, ...], workers: int | None) -> int:
     """Run the study's suites; the worst exit status."""
-    from harness.plan import make_plan
+    from harness.planning import make_plan
     from harness.suite import read_suite
 
     files = [read_suite(suite, overrides) for suite in found.suites]
     plans = [make_plan(file) for file in files]  # a mistake in any is told before anything starts
     status = 0
     for file, plan in zip(files, plans, strict=True):
-        status = max(status, execute(file, plan, results, f"lspc-bench study {found.name}", workers=workers))
+        status = max(status, execute(file, plan, results, same_command(), Options(workers=workers)))
         if status == 130:
             break
     return status
@@ -134,7 +120,7 @@ def _read(found: Study, results: Path) -> pd.DataFrame:
     if done < len(cells):
         click.echo(f"{len(cells) - done} of the study's {len(cells)} cells have no results and are left out.", err=True)
     for plan in plans:
-        for line in describe_damage(store, plan):
+        for line in describe_damage((store.status(planned.cell) for planned in plan.cells), plan):
             note(line)
     assert found.read is not None, "a study reads what its suites left, or measures"
     return found.read(store, plans)

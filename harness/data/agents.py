@@ -33,7 +33,7 @@ from harness.errors import UserError
 from harness.evaluation import end_with_parent
 from harness.files import file_sha256, replacing
 from harness.pool import Pool, WorkerDied
-from harness.simulators import Environment
+from harness.simulators import Environment, require_sound
 from harness.tasks import Task
 
 LABEL = "agent-collected data, not DSRL"
@@ -235,7 +235,7 @@ def train_agent(task: Task, recipe: Recipe, index: int, progress: Callable[[int]
             fresh: list[Arrays] = []
             seeds = random.integers(2**32, size=count).tolist()
             for start in range(0, count, len(environments)):
-                fresh += _act(environments, learner, seeds[start : start + len(environments)], progress)
+                fresh += _act(task, environments, learner, seeds[start : start + len(environments)], progress)
             learner.learn(fresh)
             for episode in fresh:
                 del episode["raw_actions"]
@@ -248,10 +248,16 @@ def train_agent(task: Task, recipe: Recipe, index: int, progress: Callable[[int]
 
 
 def _act(
-    environments: Sequence[Environment], learner: Learner, seeds: Sequence[int], progress: Callable[[int], None]
+    task: Task,
+    environments: Sequence[Environment],
+    learner: Learner,
+    seeds: Sequence[int],
+    progress: Callable[[int], None],
 ) -> list[Arrays]:
     """One episode in each environment, in lockstep."""
     observations = np.stack([one.reset(seed) for one, seed in zip(environments, seeds, strict=False)])
+    for observation in observations:
+        require_sound(task.name, 0, observation)
     live = np.ones(len(observations), dtype=bool)
     steps: list[list[tuple[Any, ...]]] = [[] for _ in observations]
     while live.any():
@@ -260,6 +266,7 @@ def _act(
         progress(int(live.sum()))
         for index in np.flatnonzero(live):
             following, reward, cost, terminal, timeout = environments[index].step(actions[index])
+            require_sound(task.name, len(steps[index]) + 1, following, reward, cost)
             before = observations[index].copy()
             steps[index].append((before, following, actions[index], raw[index], reward, cost, terminal, timeout))
             observations[index] = following

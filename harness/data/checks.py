@@ -31,7 +31,7 @@ def shape_problems(shapes: Mapping[str, Shape], task: Task) -> list[str]:
     for key, shape in shapes.items():
         wanted = (rows, widths[key]) if key in widths else (rows,)
         if shape != wanted:
-            problems.append(f"{key} has shape {shape}, {task.name} wants {wanted}")
+            problems.append(f"{key} has shape {shape}, {task.name} needs {wanted}")
     if rows == 0:
         problems.append("it holds no transition")
     return problems
@@ -75,12 +75,15 @@ def examine(arrays: Arrays, task: Task) -> tuple[list[str], list[str]]:
         warnings.append(f"no row carries a terminal or timeout flag; all {rows} rows count as one trajectory")
     elif not done[-1]:
         warnings.append("the last trajectory has no end; it counts as a trajectory of its own")
-    return problems + _overlong(arrays, done, task), warnings + _not_following(arrays, done)
+    sizes = Trajectories.split(done, np.abs(arrays["rewards"]), np.abs(arrays["costs"]))
+    for key, totals in (("rewards", sizes.reward_returns()), ("costs", sizes.cost_returns())):
+        if (totals > np.finfo(np.float32).max).any():
+            problems.append(f"{key} of a trajectory add up to more than float32 holds")
+    return problems + _overlong(sizes, task), warnings + _not_following(arrays, done)
 
 
-def _overlong(arrays: Arrays, done: NDArray[np.bool_], task: Task) -> list[str]:
+def _overlong(trajectories: Trajectories, task: Task) -> list[str]:
     """Trajectories that cannot be of one episode of the task."""
-    trajectories = Trajectories.split(done, arrays["rewards"], arrays["costs"])
     lengths = trajectories.lengths
     overlong = int((lengths > task.max_episode_steps).sum())
     if not overlong:

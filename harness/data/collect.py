@@ -17,7 +17,7 @@ from harness.data.hdf5 import write
 from harness.data.manifest import manifest_path
 from harness.errors import UserError
 from harness.files import file_sha256, replacing
-from harness.simulators import Environment
+from harness.simulators import Environment, require_sound
 from harness.tasks import Task
 
 __all__ = ["COLLECTABLE", "LABEL", "collect", "file_name", "manifest_path"]
@@ -81,7 +81,7 @@ def collect(
         collected: list[Arrays] = []
         for index, (behaviour, grade) in enumerate(plan):
             generator = np.random.default_rng([seed, 1, index])
-            collected.append(roll_out(environment, script.controller, behaviour, grade, generator))
+            collected.append(roll_out(task.name, environment, script.controller, behaviour, grade, generator))
             if progress is not None:
                 progress(index + 1, total)
     finally:
@@ -130,22 +130,29 @@ def schedule(behaviours: tuple[Behaviour, ...], episodes: int, seed: int) -> lis
 
 
 def roll_out(
+    name: str,
     environment: Environment,
     controller: Controller,
     behaviour: Behaviour,
     grade: float,
     generator: np.random.Generator,
 ) -> Arrays:
-    """One episode of T steps as DSRL's arrays: observations (T, n), actions (T, m) in [-1, 1], the others (T,)."""
+    """One episode of T steps as DSRL's arrays: observations (T, n), actions (T, m) in [-1, 1], the others (T,).
+
+    Raises:
+        SimulatorError: the environment of the task of this name gives what is no data.
+    """
     parameters = behaviour.at(grade)
     noise = generator.uniform(*behaviour.noise)
     observation = environment.reset(int(generator.integers(2**32)))
+    require_sound(name, 0, observation)
     steps: list[tuple[Any, ...]] = []
     over = False
     while not over:
         wanted = controller(observation, parameters) + noise * generator.standard_normal(environment.action_size)
         action = np.clip(wanted, -1, 1).astype(np.float32)
         following, reward, cost, terminated, truncated = environment.step(action)
+        require_sound(name, len(steps) + 1, following, reward, cost)
         steps.append((observation, following, action, reward, cost, terminated, truncated))
         observation, over = following, terminated or truncated
     observations, following_ones, actions, rewards, costs, terminals, timeouts = zip(*steps, strict=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from harness.data.hdf5 import UnusableError, find_array, opened, require_room, write
 from harness.errors import UserError
-from harness.files import replacing
+from harness.files import replacing, where_the_user_says
 
 COSTS = ("costs", "cost", "infos/cost", "infos/costs")
 """Where costs are looked for."""
@@ -95,12 +95,10 @@ def convert(path: Path, output: Path, costs: str | None = None, episode_length: 
     if not left:
         raise UserError("no transition with a known next observation is in it", where=str(path))
     done = arrays["terminals"] | arrays["timeouts"]
-    try:
+    with where_the_user_says(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with replacing(output) as temporary:
             write(temporary, arrays, {"label": f"converted from {layout} layout"})
-    except OSError as error:
-        raise UserError(f"cannot write {str(output)!r}: {error.strerror or error}") from error
     return Converted(layout, left, int(done.sum()) + int(not done[-1]), rows - left)
 
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 FoundSource = Literal["dsrl", "agents", "demo"]
 """Whose files are found by the task alone."""
 Source = Literal[FoundSource, "own"]
+"""Where data comes from."""
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
+"""The arrays of a file in DSRL's format."""
 COLUMNS = (
     "observations",
     "next_observations",
@@ -42,13 +44,12 @@ COLUMNS = (
     "cost_returns",
     "rewards_to_go",
     "costs_to_go",
+    "next_costs_to_go",
     "safe",
 )
 """What a batch can hold. ``done`` is terminals OR timeouts, ``initial`` marks a trajectory's first step. Returns are
-undiscounted, of the whole trajectory; to go means from this step on. ``safe`` marks the steps of trajectories that cost
-no more than the middle one of the task's limits."""
-
-DOWNLOAD = "https://huggingface.co/datasets/YYY-45/DSRL/resolve/main"
+undiscounted, of the whole trajectory; to go means from this step on, next to go from the step behind it on, 0 at the
+end. ``safe`` marks the steps of trajectories that cost no more than the middle one of the task's limits."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,20 @@ class Dataset:
         """Where trajectories begin and end."""
         return Trajectories.split(self.done, self.arrays["rewards"], self.arrays["costs"])
 
+    @cached_property
+    def observation_range(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The least and the largest value of every dimension of the observations, (dim,) each."""
+        observations = self.arrays["observations"]
+        return observations.min(0), observations.max(0)
+
+    @cached_property
+    def sealed(self) -> Dataset:
+        """The same, to be looked at: its arrays cannot be written to, for others train on them too."""
+        arrays = {key: values.view() for key, values in self.arrays.items()}
+        for values in arrays.values():
+            values.flags.writeable = False
+        return replace(self, arrays=arrays)
+
     def split(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
         """Cut it in two by whole trajectories: what is trained on, and what is held out.
 
@@ -118,6 +133,7 @@ class Dataset:
             "cost_returns": lambda: self.trajectories.spread(self.trajectories.cost_returns()),
             "rewards_to_go": lambda: self.trajectories.to_go(self.arrays["rewards"]),
             "costs_to_go": lambda: self.trajectories.to_go(self.arrays["costs"]),
+            "next_costs_to_go": lambda: self.trajectories.next_to_go(self.arrays["costs"]),
             "safe": lambda: self.trajectories.spread(self.trajectories.cost_returns() <= self.task.middle_limit),
         }
         values = derived[name]() if name in derived else self.arrays[name]

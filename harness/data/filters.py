@@ -68,12 +68,12 @@ class Filters(Settings):
         if (self.outliers is not None or self.epsilon is not None) and self.target_cost is None:
             raise ValueError("outliers and epsilon want target_cost, the cost up to which a trajectory is safe")
         if self.safe_share < 1 and self.target_cost is None:
-            raise ValueError("safe_share wants target_cost, the cost up to which a trajectory is safe")
+            raise ValueError("safe_share needs target_cost, the cost up to which a trajectory is safe")
         if self.outliers is not None and self.target_cost is not None and self.target_cost < 1:
             raise ValueError("outliers want a target_cost of at least 1: they get a cost below it")
         for cost_from, cost_to, reward_from, reward_to in self.inpaint:
             if cost_from > cost_to or reward_from > reward_to:
-                raise ValueError("inpaint wants ranges [cost from, cost to, reward from, reward to] that go upwards")
+                raise ValueError("inpaint needs ranges [cost from, cost to, reward from, reward to] that go upwards")
         return self
 
     @property
@@ -244,7 +244,7 @@ def _choose_outliers(
     count = max(int(len(costs) * share), 1)
     if count > len(risky):
         raise UserError(
-            f"outliers {share:g} wants {count} trajectories with at least half of the task's highest cost and reward, "
+            f"outliers {share:g} needs {count} trajectories with at least half of the task's highest cost and reward, "
             f"{highest_cost / 2:g} and {highest_reward / 2:g}; there are {len(risky)}"
         )
     return generator.choice(risky, size=count, replace=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import h5py
 from numpy.typing import NDArray
+
+from harness.files import NoFileError, require_regular
 
 STUMBLES = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)
 """What h5py raises over damaged files."""
@@ -70,17 +71,15 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 def _require_hdf5(path: Path) -> None:
     try:
-        mode = path.stat().st_mode  # opening a pipe would wait for somebody to write to it
-        if stat.S_ISDIR(mode):
-            raise UnusableError("it is a folder")
-        if not stat.S_ISREG(mode):
-            raise UnusableError("it is a pipe, socket or device, not a file")
+        require_regular(path)
         if not os.access(path, os.R_OK):
             raise UnusableError("no permission to read it")
         with path.open("rb") as file:
             beginning = file.read(512)
     except FileNotFoundError as error:
         raise UnusableError("there is no such file") from error
+    except NoFileError as error:
+        raise UnusableError(error.strerror) from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise UnusableError(f"it cannot be read ({error})") from error
     if not beginning:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.algorithm import Segments, Selection
@@ -96,21 +97,76 @@ def make_sampler(
         device: where draws and batches are made.
         dtype: of a batch.
         on_host: leave the data in the host's memory.
+
+    Raises:
+        ValueError: a selection is none of this dataset, or the replicas' segments are not of one length.
     """
+    for chosen in selections:
+        _require_fit(chosen, dataset, sequence_length)
     tensors = {name: torch.as_tensor(dataset.column(name), dtype=dtype) for name in columns}
     data = Columns(tensors, device, on_host)
-    if sequence_length is None:
+    windows = {chosen.window(sequence_length) for chosen in selections}
+    if len(windows) > 1:
+        raise ValueError(
+            f"replicas that train side by side draw segments of one length, not {sorted(map(str, windows))}"
+        )
+    (window,) = windows
+    if window is None:
         rows = [None if chosen.rows is None else torch.as_tensor(chosen.rows) for chosen in selections]
         return TransitionSampler(data, len(dataset), rows)
     starts, lengths = dataset.trajectories.starts, dataset.trajectories.lengths
     segments = [chosen.segments or all_segments(dataset) for chosen in selections]
-    return WindowSampler(data, torch.as_tensor(starts), torch.as_tensor(lengths), segments, sequence_length)
+    return WindowSampler(data, torch.as_tensor(starts), torch.as_tensor(lengths), segments, window)
+
+
+def _require_fit(chosen: Selection, dataset: Dataset, sequence_length: int | None) -> None:
+    """Refuse a selection that would draw what is not there, or be passed over.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    rows, segments, window = chosen.rows, chosen.segments, chosen.window(sequence_length)
+    if window is None and segments is not None:
+        raise ValueError("gives segments, which go with a sequence length; without one, rows are drawn")
+    if window is not None and rows is not None:
+        raise ValueError("gives rows, and with a sequence length segments are drawn")
+    if rows is not None:
+        _require_indices("rows", rows, len(dataset))
+    if segments is None:
+        return
+    trajectories = dataset.trajectories
+    _require_indices("segments.trajectories", segments.trajectories, len(trajectories))
+    of_entries = {name: getattr(segments, name) for name in ("weights", "reward_shift", "cost_shift", "starts")}
+    for name, given in (of_entries | dict(segments.values)).items():
+        values = np.asarray(given)
+        if given is not None and values.shape != np.shape(segments.trajectories):
+            wanted = np.shape(segments.trajectories)
+            raise ValueError(f"segments.{name} is of shape {values.shape}, segments.trajectories of {wanted}")
+        if given is not None and (values.dtype.kind not in "iuf" or not np.isfinite(values).all()):
+            raise ValueError(f"segments.{name} must hold finite numbers")
+    if np.min(segments.weights) < 0 or not 0 < np.sum(segments.weights) < np.inf:
+        raise ValueError("segments.weights must not be negative, nor all 0")
+    if segments.starts is not None:
+        _require_indices("segments.starts", segments.starts, int(trajectories.lengths.max()))
+        if (segments.starts >= trajectories.lengths[segments.trajectories]).any():
+            raise ValueError("segments.starts must be steps of their trajectories: one lies behind its end")
+
+
+def _require_indices(name: str, given: NDArray[np.int64], count: int) -> None:
+    """Refuse what are no indices of ``count`` things."""
+    indices = np.asarray(given)
+    if indices.ndim != 1 or not len(indices) or indices.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be indices (n,), not an array of {indices.dtype} of shape {indices.shape}")
+    if indices.min() < 0 or indices.max() >= count:
+        raise ValueError(
+            f"{name} must be indices from 0 to {count - 1}, and are from {indices.min()} to {indices.max()}"
+        )
 
 
 def all_segments(dataset: Dataset) -> Segments:
     """Every trajectory once, all alike and as they are."""
     count = len(dataset.trajectories)
-    return Segments(np.arange(count), np.ones(count), np.zeros(count), np.zeros(count))
+    return Segments(np.arange(count), np.ones(count))
 
 
 class TransitionSampler(Sampler):
@@ -140,7 +196,7 @@ class TransitionSampler(Sampler):
 
 
 class WindowSampler(Sampler):
-    """Draws are (entry, first step): an entry by its weight, then a step of its trajectory, all alike.
+    """Draws are (entry, first step): an entry by its weight, then its own first step, or any of its trajectory, alike.
 
     A window begins at that step, and is zero behind the trajectory's end, as in OSRL's ``SequenceDataset``.
 
@@ -148,7 +204,7 @@ class WindowSampler(Sampler):
         data: columns of N rows.
         starts: (T,) first row of each trajectory.
         lengths: (T,) of each trajectory.
-        segments: each replica's entries.
+        segments: each replica's entries, with values of the same names.
         sequence_length: K.
     """
 
@@ -163,33 +219,46 @@ class WindowSampler(Sampler):
         sequence_length: int,
     ) -> None:
         super().__init__(data)
-        device = self._device
+        device, counts = self._device, [len(entries) for entries in segments]
         self._steps = torch.arange(sequence_length, device=device)
-        self._cumulative, self._starts, self._lengths = [], [], []
-        shifts: dict[str, list[Tensor]] = {column: [] for column in self.SHIFTED if column in data}
+        self._cumulative, self._firsts = [], []
         for entries in segments:
-            trajectories = torch.as_tensor(entries.trajectories)
             cumulative = torch.as_tensor(entries.weights, dtype=torch.float64).cumsum(0)
             self._cumulative.append((cumulative / cumulative[-1]).to(device))
-            self._starts.append(starts[trajectories].to(device))
-            self._lengths.append(lengths[trajectories].to(device))
-            for column, values in shifts.items():
-                values.append(torch.as_tensor(getattr(entries, self.SHIFTED[column])).to(device, data.dtype(column)))
+            self._firsts.append(None if entries.starts is None else torch.as_tensor(entries.starts).to(device))
         # The replicas' entries one behind the other, so that a batch is one gather for all.
-        counts = torch.tensor([len(entries.weights) for entries in segments])
-        self._offsets = (counts.cumsum(0) - counts).unsqueeze(1).to(device)
-        self._all_starts, self._all_lengths = torch.cat(self._starts), torch.cat(self._lengths)
-        self._shifts = {column: torch.cat(values) for column, values in shifts.items()}
+        behind = torch.tensor(counts).cumsum(0) - torch.tensor(counts)
+        self._offsets = behind.unsqueeze(1).to(device)
+        trajectories = torch.cat([torch.as_tensor(entries.trajectories) for entries in segments])
+        self._all_starts, self._all_lengths = starts[trajectories].to(device), lengths[trajectories].to(device)
+        self._lengths = self._all_lengths.split(counts)
+
+        def joined(values: Sequence[NDArray[np.float64] | None], dtype: torch.dtype) -> Tensor:
+            filled = [np.zeros(count) if one is None else one for one, count in zip(values, counts, strict=True)]
+            return torch.as_tensor(np.concatenate(filled)).to(device, dtype)
+
+        self._shifts = {
+            column: joined([getattr(entries, shift) for entries in segments], data.dtype(column))
+            for column, shift in self.SHIFTED.items()
+            if column in data and any(getattr(entries, shift) is not None for entries in segments)
+        }
+        self._values = {
+            name: joined([entries.values[name] for entries in segments], torch.float64) for name in segments[0].values
+        }
 
     def draw(self, replica: int, generator: torch.Generator, shape: tuple[int, int]) -> Tensor:
         """Entry and first step, with ``shape`` in front: (*shape, 2)."""
         numbers = torch.rand((2, *shape), generator=generator, device=self._device, dtype=torch.float64)
         entries = torch.searchsorted(self._cumulative[replica], numbers[0], right=True)
-        lengths = self._lengths[replica][entries]
-        return torch.stack([entries, (numbers[1] * lengths).long()], -1)
+        own = self._firsts[replica]
+        firsts = (numbers[1] * self._lengths[replica][entries]).long() if own is None else own[entries]
+        return torch.stack([entries, firsts], -1)
 
     def batch(self, drawn: Tensor) -> dict[str, Tensor]:
-        """Columns (..., R, B, K) or (..., R, B, K, dim), ``mask`` and ``time_steps``, for draws (..., R, B, 2)."""
+        """For draws (..., R, B, 2) columns (..., R, B, K) or (..., R, B, K, dim), and the entries' values (..., R, B).
+
+        Beside them ``mask`` and ``time_steps`` (..., R, B, K).
+        """
         entries = drawn[..., 0] + self._offsets
         time_steps = drawn[..., 1:] + self._steps
         inside = time_steps < self._all_lengths[entries].unsqueeze(-1)
@@ -201,4 +270,5 @@ class WindowSampler(Sampler):
                 values = values + self._shifts[name][entries].unsqueeze(-1)
             batch[name] = values * (inside if values.ndim == inside.ndim else inside.unsqueeze(-1))
             mask = inside.to(values.dtype)
-        return {**batch, "mask": mask, "time_steps": time_steps}
+        of_entries = {name: values[entries].to(mask.dtype) for name, values in self._values.items()}
+        return {**batch, **of_entries, "mask": mask, "time_steps": time_steps}

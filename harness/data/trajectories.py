@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+"""Numbers."""
 Bools = NDArray[np.bool_]
+"""Flags."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ class Trajectories:
         summed = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
         ends = self.spread(self.starts + self.lengths)
         return np.asarray(summed[ends] - summed[:-1])
+
+    def next_to_go(self, values: NDArray[np.float32]) -> Floats:
+        """The sum of values (N,) from the step behind each transition to its trajectory's end, 0 at the end: (N,)."""
+        sums = np.append(self.to_go(values)[1:], 0.0)
+        sums[self.starts + self.lengths - 1] = 0
+        return sums
 
     def spread(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Give every transition its trajectory's value: (T,) -> (N,)."""

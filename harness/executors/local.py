@@ -8,7 +8,7 @@ import subprocess
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -21,17 +21,22 @@ import torch
 from harness import registry
 from harness.algorithm import Selection
 from harness.capacity import Layout, arrange, free_memory, measure, readable
+from harness.claims import ClaimLost
 from harness.data.dataset import Dataset
 from harness.data.draws import BLOCK
 from harness.errors import ResultsError, UserError
 from harness.evaluation import Evaluator
 from harness.files import is_disk_fault, writing
-from harness.guard import Interrupt, TookTooLong, UserCodeError, guard, is_out_of_memory, within
+from harness.guard import Interrupt, TookTooLong, UserCodeError, guard, is_out_of_memory, restored, within
 from harness.memory import keep_freed_memory
+from harness.options import Options
 from harness.plan import Cell, CellData, Job, make_jobs
+from harness.pool import Submitting
 from harness.store import Status, Store
 from harness.suite import TimeLimits
 from harness.tasks import Task
+from harness.tracking import NOWHERE, Tracking
+from harness.trained import Trained, is_trained
 from harness.training import Training
 
 PACKAGES = (
@@ -45,6 +50,14 @@ PACKAGES = (
     "mujoco",
     "metadrive-simulator",
 )
+
+
+MOMENT = 0.02
+"""Seconds between two looks at what is under way."""
+
+AT_ONCE = 4
+"""Trained jobs that are evaluated side by side before another one is begun: their policies are in memory, and other
+workers want some, too."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -74,50 +87,50 @@ class LocalExecutor:
     """Runs jobs to the end, whatever single cells do.
 
     Args:
-        store: where results go; locked by the caller.
-        device: where to train.
-        workers: evaluation processes.
+        store: where results go.
         progress: who is told.
-        checkpoint_seconds: the longest that a crash may cost.
-        engine: how updates are run, see :func:`harness.engine.make_engine`.
-        memory_fraction: of the device's memory, what training may take.
-        precision: of matrix products on a GPU, ``float32`` or ``tf32``.
+        options: of the run; its device is one that is there.
         time_limits: of episodes and of training.
+        pool: of evaluation processes, shared with others; ``None``: its own.
+        tracking: is told what results will hold, as it comes.
     """
 
     def __init__(
         self,
         store: Store,
-        device: str,
-        workers: int,
         progress: Progress,
-        checkpoint_seconds: float = 60.0,
-        engine: str = "auto",
-        memory_fraction: float = 0.9,
-        precision: str = "float32",
+        options: Options,
         time_limits: TimeLimits | None = None,
+        pool: Submitting | None = None,
+        tracking: Tracking = NOWHERE,
     ) -> None:
-        self.store, self.device, self.progress = store, torch.device(device), progress
-        self.engine, self.memory_fraction = engine, memory_fraction
+        self.store, self.progress, self.options, self.tracking = store, progress, options, tracking
+        self.device = torch.device(options.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         else:
             self.device = torch.device("cuda", self.device.index or 0)
             torch.cuda.set_device(self.device)
-            torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-            torch.cuda.set_per_process_memory_fraction(memory_fraction, self.device)
+            torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
+            torch.cuda.set_per_process_memory_fraction(options.memory_fraction, self.device)
         self.time_limits = time_limits or TimeLimits()
-        self.evaluator = Evaluator(workers, self.time_limits.episode)
-        self.checkpoint_seconds = checkpoint_seconds
+        self.evaluator = Evaluator(options.processes, self.time_limits.episode, pool)
+        self._until = None if options.most_seconds is None else time.monotonic() + options.most_seconds
         self.ended: dict[str, Status] = {}
-        self.record = {**provenance(), "precision": precision}
-        self._active: list[Training] = []
+        self.record = {**provenance(), "precision": options.precision}
+        self._active: list[Training | Trained] = []
         self._data: tuple[Dataset, Dataset | None] | None = None
         self._loaded: tuple[Task, CellData] | None = None
         self._stop = False
 
-    def run(self, jobs: Sequence[Job]) -> dict[str, Status]:
+    def run(self, jobs: Iterable[Sequence[Job]], over: Callable[[str], None] = lambda group: None) -> dict[str, Status]:
         """Run the jobs.
+
+        Args:
+            jobs: what to run, the jobs of a group of cells at a time; the next ones are asked for when those before are
+                trained. None means that there may be some later.
+            over: is told of every group of cells (:attr:`harness.plan.Cell.group`) with which nothing is to be done
+                any more.
 
         Returns:
             How each cell ended, by its hash.
@@ -126,20 +139,37 @@ class LocalExecutor:
             Interrupted: the user asked to stop.
             ResultsError: results cannot be written.
         """
-        queue = deque(jobs)
+        coming, queue, begun, more = iter(jobs), deque[Job](), set[str](), True
         with self.evaluator, self._signals():
-            while queue:
-                queue.extendleft(reversed(self._attempt(queue.popleft())))
-            while self._active:
-                self._poll()
-                time.sleep(0.02)
+            while queue or self._active or more:
+                if queue and not self._stop:
+                    queue.extendleft(reversed(self._attempt(queue.popleft())))
+                else:
+                    self._poll()
+                for group in begun - {job.group for job in (*queue, *(one.job for one in self._active))}:
+                    begun.remove(group)
+                    over(group)
+                if not queue and more:
+                    given = next(coming, None)
+                    more = given is not None
+                    queue.extend(given or ())
+                    begun |= {job.group for job in queue}
+                if not queue:
+                    time.sleep(MOMENT)
         return self.ended
 
     def _attempt(self, job: Job) -> list[Job]:
         """Train a job; what is to be done in its place, where it does not fit or something went wrong."""
         try:
+            return self._try(job)
+        except ClaimLost as error:
+            self._lose(job, error)
+            return []
+
+    def _try(self, job: Job) -> list[Job]:
+        try:
             return self._train(job)
-        except (Interrupted, ResultsError):
+        except (Interrupted, ResultsError, ClaimLost):
             raise
         except UserError as error:
             self._fail(job, str(error))
@@ -154,6 +184,10 @@ class LocalExecutor:
             if is_disk_fault(error):
                 raise ResultsError(f"cannot go on: {error}") from error
             reason, too_large = traceback.format_exc(), is_out_of_memory(error)
+        if self.options.only_evaluation:  # what is trained stays, and nothing is trained in its place
+            self._leave(job)
+            self._fail(job, reason)
+            return []
         # Out of the handler: the exception held the job's tensors.
         cells = self._drop(job)
         if self.device.type == "cuda":
@@ -168,6 +202,10 @@ class LocalExecutor:
         return split(cells, 1)
 
     def _train(self, job: Job) -> list[Job]:
+        kept = self.store.read_checkpoint(job)
+        if kept is not None and is_trained(kept):
+            self._evaluate(job, kept)
+            return []
         dataset, held_out = self._load(job)
         job, selections = self._select(job, dataset)
         if not job.cells:
@@ -184,36 +222,72 @@ class LocalExecutor:
             dataset,
             selections,
             self.store,
-            self.evaluator,
+            self._evaluator,
             self.device,
-            engine=self.engine,
+            engine=self.options.engine,
             ahead=layout.steps,
             on_host=layout.on_host,
             held_out=held_out,
-            note=lambda text: self.progress.note(f"{job.describe()}: {text}"),
+            note=self._noting(job),
             most_seconds=self.time_limits.job,
+            tracking=self.tracking,
         )
         self._active.append(training)
         self.progress.job(job.describe(), training.step, training.steps)
+        self._tell(training)
         last = time.monotonic()
 
         def pause() -> bool:
             nonlocal last
             self._poll(but=training)
             self.progress.trained(training.step)
-            if not self._stop and time.monotonic() - last > self.checkpoint_seconds:
+            self._tell(training)
+            if not self._stop and time.monotonic() - last > self.options.checkpoint_seconds:
                 with _writing(self.store.root):
                     training.checkpoint()
                 last = time.monotonic()
             return self._stop
 
         training.advance(pause)
-        with _writing(self.store.root):
-            training.checkpoint()
+        after: Training | Trained = training
         if training.step == training.steps:
-            training.rest()
+            after = training.rest(self.record)
+            self._active[self._active.index(training)] = after
+            self.progress.evaluated(after.collect())
+        # A job that is over already, and was short, is not worth it.
+        over = isinstance(after, Trained) and after.complete
+        if not over or time.monotonic() - last > self.options.checkpoint_seconds:
+            with _writing(self.store.root):
+                after.checkpoint()
         self._poll()
         return []
+
+    def _evaluate(self, job: Job, kept: dict[str, Any]) -> None:
+        """Go on with a job that is trained."""
+        trained = Trained.resumed(
+            job, self.store, self._evaluator, kept, self._noting(job), self.time_limits.job, self.tracking
+        )
+        self._active.append(trained)
+        self.progress.job(job.describe(), trained.step, trained.steps)
+        self._tell(trained)
+        self._poll()
+        while sum(isinstance(one, Trained) and one.waiting for one in self._active) >= AT_ONCE:
+            time.sleep(MOMENT)
+            self._poll()
+
+    @property
+    def _evaluator(self) -> Evaluator | None:
+        """What rolls policies out here."""
+        return None if self.options.no_evaluation else self.evaluator
+
+    def _noting(self, job: Job) -> Callable[[str], None]:
+        return lambda text: self.progress.note(f"{job.describe()}: {text}")
+
+    def _tell(self, training: Training | Trained) -> None:
+        """Let others read how far this worker is."""
+        if self.store.claims is not None:
+            about = {"job": training.job.describe(), "step": training.step, "steps": training.steps}
+            self.store.claims.about = {"device": str(self.device), **about}
 
     def _arrange(self, job: Job, dataset: Dataset) -> Layout:
         """How the job lies on the device.
@@ -228,7 +302,7 @@ class LocalExecutor:
         except UserCodeError as error:  # if it is not only the tiny batch that it minds, training will tell
             self.progress.note(f"{job.describe()}: how much memory it needs is unknown: {error.reason}")
             return Layout(count, BLOCK, on_host=False)
-        free = free_memory(self.device, self.memory_fraction)
+        free = free_memory(self.device, self.options.memory_fraction)
         layout = arrange(need, count, free, self.device.type)
         if layout is None:
             raise UserError(
@@ -248,27 +322,32 @@ class LocalExecutor:
             Interrupted: the user asked to stop; every job's last state is kept.
             ResultsError: results cannot be written.
         """
+        if self._until is not None and time.monotonic() > self._until:
+            self._stop = True
         for training in list(self._active):
             self.progress.evaluated(training.collect())
             if training is but:
                 continue
             try:
                 self._go_on(training)
-            except (UserCodeError, TookTooLong) as error:
-                self._leave(training.job)
-                self._fail(training.job, error.report if isinstance(error, UserCodeError) else str(error))
+            except ClaimLost as error:
+                self._lose(training.job, error)
         if self._stop and but is None:
             raise Interrupted
 
-    def _go_on(self, training: Training) -> None:
+    def _go_on(self, training: Training | Trained) -> None:
         """Keep a job that is trained, where the run ends, and finish it where it is complete."""
-        with _writing(self.store.root):
-            if self._stop:
-                training.checkpoint()
-            if training.step == training.steps and not training.waiting:
-                for index, status in training.finish(self.record).items():
-                    self._end(training.job.cells[index], status)
-                self._active.remove(training)
+        try:
+            with _writing(self.store.root):
+                if self._stop:
+                    training.checkpoint()
+                if isinstance(training, Trained) and not training.waiting:
+                    for index, status in training.finish(self.record).items():
+                        self._end(training.job.cells[index], status)
+                    self._active.remove(training)
+        except (UserCodeError, TookTooLong) as error:
+            self._leave(training.job)
+            self._fail(training.job, error.report if isinstance(error, UserCodeError) else str(error))
 
     def _leave(self, job: Job) -> list[Job]:
         """Go on without a job's training; what it was training, where it had begun."""
@@ -278,6 +357,11 @@ class LocalExecutor:
             self._active.remove(training)
             training.cancel()
         return [training.job for training in left]
+
+    def _lose(self, job: Job, error: ClaimLost) -> None:
+        """Leave a job to the worker that has it now."""
+        self._leave(job)
+        self.progress.note(f"{job.describe()}: {error}")
 
     def _drop(self, job: Job) -> list[Cell]:
         """Give up a job that raised an exception; its cells that have not ended."""
@@ -312,7 +396,7 @@ class LocalExecutor:
         """Around a plugin's code before its training begins."""
         limit = self.time_limits.job
         name = registry.named(job.algorithm)
-        with within(limit, f"the {limit:g} s that a job may train (time_limits.job)"), guard(name, doing):
+        with within(limit, f"the {limit:g} s that a job may train (time_limits.job)"), guard(name, doing), restored():
             yield
 
     def _fail(self, job: Job, reason: str) -> None:
@@ -328,10 +412,11 @@ class LocalExecutor:
         if cell.hash not in self.ended:
             self.ended[cell.hash] = status
             self.progress.cell(cell, status)
+            self.tracking.end(cell, status)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first interrupt ends the run at the next safe point, the second at once."""
+        """The first interrupt ends the run at the next safe point, the second at once. SLURM's is SIGUSR2."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             if self._stop:
@@ -339,7 +424,7 @@ class LocalExecutor:
             self._stop = True
             self.progress.note("stopping at the next safe point; interrupt again to stop at once")
 
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
         try:
             yield
         finally:
@@ -358,13 +443,13 @@ def _writing(root: Path) -> Iterator[None]:
     try:
         with writing(root):
             yield
-    except (ResultsError, UserError, UserCodeError, TookTooLong):
+    except (ResultsError, UserError, UserCodeError, TookTooLong, ClaimLost):
         raise
     except Exception as error:
         raise ResultsError(f"cannot write results: {type(error).__name__}: {error}") from error
 
 
-def resume(store: Store, cells: Sequence[Cell]) -> list[Job]:
+def resume(store: Store, cells: Sequence[Cell], group: str = "*") -> list[Job]:
     """The jobs for cells that are not done: unfinished groups as they were, the others grouped anew.
 
     A checkpoint holds a whole group. It goes on as that group, so that the results are the same to the last bit as
@@ -373,7 +458,7 @@ def resume(store: Store, cells: Sequence[Cell]) -> list[Job]:
     """
     wanted = {cell.hash: cell for cell in cells}
     resumed: list[Job] = []
-    for job in store.unfinished_jobs():
+    for job in store.unfinished_jobs(group):
         planned = next((wanted[cell.hash] for cell in job.cells if cell.hash in wanted), None)
         if planned is not None:
             moved = {"data": planned.data, "own_task": planned.own_task}
@@ -416,8 +501,8 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def resolve_device(name: str) -> str:
-    """``auto`` is the first GPU where there is one.
+def resolve_device(name: str, option: str = "--device") -> str:
+    """``auto`` is the first GPU where there is one. ``option`` is how it was asked for.
 
     Raises:
         UserError: no such device here.
@@ -427,7 +512,7 @@ def resolve_device(name: str) -> str:
     if name.startswith("cuda"):
         index = int(name.partition(":")[2] or 0)
         if not torch.cuda.is_available():
-            raise UserError("--device cuda: this machine, or this build of torch, has no CUDA")
+            raise UserError(f"{option} {name}: this machine, or this build of torch, has no CUDA")
         if index >= torch.cuda.device_count():
-            raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+            raise UserError(f"{option} {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return name

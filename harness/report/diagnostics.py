@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from harness.fqe import METRICS
 from harness.plan import Plan
-from harness.report.tables import markdown_table
+from harness.report.tables import markdown_table, markdown_text
 from harness.store import Results
+from harness.suite import FQE_METRICS
 
 LEGEND = (
     "Last checkpoint, mean over runs, then over tasks; '-' where a policy has no such figure or the data cannot tell. "
@@ -30,13 +30,16 @@ def final_diagnostics(store: Results, plan: Plan) -> Means:
         if store.status(planned.cell).state != "done":
             continue
         frame = store.diagnostics(planned.cell)
-        frame = frame[(frame["step"] == frame["step"].max()) & ~frame["metric"].isin(METRICS)]  # of training data
+        if frame.empty:
+            continue
+        frame = frame[(frame["step"] == frame["step"].max()) & ~frame["metric"].isin(FQE_METRICS)]  # of training data
         for policy, row in planned.rows.items():
             mine = frame[frame["policy"].isin(["", policy])]
             found.append(mine.assign(row=row, task=planned.cell.task))
-    if not any(map(len, found)):
+    found = [frame for frame in found if len(frame)]
+    if not found:
         return {}
-    figures = pd.concat([frame for frame in found if len(frame)])
+    figures = pd.concat(found)
     by_task = figures.groupby(["metric", "row", "task"], sort=False)["value"].mean()
     means: Means = {}
     for (metric, row), value in by_task.groupby(level=["metric", "row"], sort=False).mean().items():
@@ -52,9 +55,9 @@ def diagnostics_section(store: Results, plan: Plan) -> str:
     planned_rows = dict.fromkeys(row for planned in plan.cells for row in planned.rows.values())
     rows = [row for row in planned_rows if any(row in values for values in means.values())]
     lines = [[metric, *(_number(values.get(row, math.nan)) for row in rows)] for metric, values in means.items()]
-    table = markdown_table(["metric", *rows], lines)
+    table = markdown_table(["metric", *map(markdown_text, rows)], lines)
     return f"\n## Held-out data: {plan.suite}\n\n{table}\n\n{LEGEND}\n"
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-" if math.isnan(value) else str(value)
+    return f"{value:z.3f}" if math.isfinite(value) else "-" if math.isnan(value) else str(value)

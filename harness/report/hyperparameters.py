@@ -21,6 +21,15 @@ def rows(algorithm: type[Algorithm[Any]]) -> list[list[str]]:
     ]
 
 
+def published(algorithm: type[Algorithm[Any]]) -> dict[str, dict[str, str]]:
+    """The settings for tasks, by pattern and name; those of :attr:`Algorithm.extrapolated` are marked so."""
+    marks = dict.fromkeys(algorithm.extrapolated, " (extrapolated)")
+    return {
+        pattern: {name: f"{value}{marks.get(name, '')}" for name, value in values.items()}
+        for pattern, values in algorithm.per_task.items()
+    }
+
+
 def _kind(field: FieldInfo) -> str:
     annotation = field.annotation
     if get_origin(annotation) is Literal:

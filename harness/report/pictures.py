@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from harness.plan import Plan
+from harness.report.curves import learning_curves
 from harness.report.leaderboard import Leaderboard
 from harness.report.style import GREEN, SAFE, new_figure, row_styles, save
 from harness.statistics import checkpoint_episodes
 from harness.store import Results
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -49,7 +49,7 @@ def save_plane(board: Leaderboard, plan: Plan, path: Path) -> None:
 
 
 def save_curves(results: Results, board: Leaderboard, plan: Plan, path: Path) -> None:
-    """Draw reward and cost against training, two panels a task, a line a row and a band of one standard error."""
+    """Draw reward and cost against training, two panels a task, a line a row and a band of 95% over seeds."""
     curves = learning_curves(checkpoint_episodes(results, plan))
     figure = new_figure(8.4, 2.4 * len(board.tasks) + 1.2)
     panels = figure.subplots(len(board.tasks), 2, squeeze=False)
@@ -72,31 +72,14 @@ def save_curves(results: Results, board: Leaderboard, plan: Plan, path: Path) ->
     save(figure, path, dpi=110)
 
 
-def learning_curves(episodes: pd.DataFrame) -> pd.DataFrame:
-    """Each row's means on each task at every point of its learning curve.
-
-    Args:
-        episodes: what :func:`checkpoint_episodes` gives.
-
-    Returns:
-        Columns row, task, share (of the training steps), reward and cost (means over seeds, a seed's being the mean
-        over its limits), reward_error and cost_error (their standard errors, 0 with one seed), seeds.
-    """
-    steps = episodes.groupby(["row", "task"])["step"].transform("max")
-    episodes = episodes.assign(share=episodes["step"] / steps)
-    point = ["row", "task", "share"]
-    runs = episodes.groupby([*point, "seed", "limit"], sort=False)[["reward", "cost"]].mean()
-    seeds = runs.groupby([*point, "seed"], sort=False).mean().groupby(point, sort=False)
-    curves = seeds.mean().join(seeds.sem().fillna(0.0).add_suffix("_error"))
-    return curves.assign(seeds=seeds.size()).reset_index()
-
-
 def _curve(panel: Axes, curve: pd.DataFrame, name: str, row: str, style: Mapping[str, Any]) -> None:
     ordered = curve.sort_values("share")
-    share, mean, error = ordered["share"], ordered[name], ordered[f"{name}_error"]
+    share, mean = ordered["share"], ordered[name]
     often = max(1, len(ordered) // 5)
     panel.plot(share, mean, **style, linewidth=1.4, markersize=4.5, markevery=(-1 % often, often), label=row)
-    panel.fill_between(share, mean - error, mean + error, color=style["color"], alpha=0.12, linewidth=0)
+    panel.fill_between(
+        share, ordered[f"{name}_low"], ordered[f"{name}_high"], color=style["color"], alpha=0.12, linewidth=0
+    )
 
 
 def _cost_scale(panel: Axes, axis: str, costs: Sequence[float]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.style import BLUE, VERMILLION, new_figure, save
+from harness.report.style import BLUE, VERMILION, new_figure, save
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def save_scatter(path: Path, title: str, costs: Floats, rewards: Floats, limits:
     axes = figure.add_subplot()
     axes.scatter(costs, rewards, s=12, alpha=0.5, linewidths=0, color=BLUE)
     for limit in limits:
-        axes.axvline(limit, color=VERMILLION, linewidth=0.8, linestyle="--")
+        axes.axvline(limit, color=VERMILION, linewidth=0.8, linestyle="--")
         axes.annotate(
             f"{limit:g}",
             (limit, 1),
@@ -66,7 +66,7 @@ def save_scatter(path: Path, title: str, costs: Floats, rewards: Floats, limits:
             xytext=(2, -2),
             textcoords="offset points",
             va="top",
-            color=VERMILLION,
+            color=VERMILION,
         )
     axes.set(title=title, xlabel="cost return", ylabel="reward return")
     save(figure, path)

@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.plan import Plan, PlannedCell
-from harness.report.tables import csv_table, markdown_table
+from harness.report.tables import csv_table, markdown_table, markdown_text
 from harness.report.warnings import describe_damage
-from harness.statistics import checkpoint_episodes, interval, mean, run_states
+from harness.statistics import RUN, checkpoint_episodes, interval, mean, run_states
 from harness.store import Results
 from harness.tasks import normalize_cost, within
 
@@ -85,6 +85,21 @@ PEEKS = Rule(
     "peeks (online selection): safe by its roll-outs, then most reward",
     _safest_best("reward", "cost"),
 )
+
+
+def best_by_roll_outs(means: pd.DataFrame, run: Sequence[str]) -> pd.DataFrame:
+    """The checkpoint of every run that :data:`PEEKS` chooses, of all runs at once.
+
+    Args:
+        means: a row a checkpoint: reward and cost, finite, step, and the columns ``run``.
+        run: what tells runs apart.
+    """
+    safe = within(means["cost"], 1)
+    worth = means.assign(unsafe=~safe, worth=np.where(safe, -means["reward"], means["cost"]))
+    ordered = worth.sort_values([*run, "unsafe", "worth", "step"], ascending=[*[True] * len(run), True, True, False])
+    return ordered.drop_duplicates(list(run))[list(means.columns)]
+
+
 OF_CHECKPOINTS = (AT_RANDOM, LAST, FQE, HELD_OUT, PEEKS)
 OF_POLICIES = (AT_RANDOM, FQE, HELD_OUT, PEEKS)
 
@@ -136,14 +151,16 @@ class SelectionReport:
 def make_report(store: Results, plan: Plan) -> SelectionReport:
     """Read a suite's results and let every rule choose."""
     candidates = read_candidates(store, plan)
-    by_checkpoint = chosen(candidates, ["row", "task", "seed", "limit"], OF_CHECKPOINTS)
+    by_checkpoint = chosen(candidates, RUN, OF_CHECKPOINTS)
     by_policy = chosen(candidates[candidates["last"]], ["task", "seed", "limit"], OF_POLICIES)
     checkpoints = outcomes(by_checkpoint, "")
     for row in by_checkpoint["row"].unique() if len(by_checkpoint) else []:
         checkpoints += outcomes(by_checkpoint[by_checkpoint["row"] == row], row)
     policies = outcomes(by_policy, "")
     notes = _notes(store, plan, candidates, checkpoints, policies)
-    notes += [f"Warning: {line}." for line in describe_damage(store, plan)]
+    notes += [
+        f"Warning: {line}." for line in describe_damage((store.status(planned.cell) for planned in plan.cells), plan)
+    ]
     return SelectionReport(plan.suite, checkpoints, policies, notes)
 
 
@@ -154,7 +171,7 @@ def read_candidates(store: Results, plan: Plan) -> pd.DataFrame:
         Columns row, task, seed, limit, step, last, reward and cost (normalised means of its episodes), and what is
         known without roll-outs, NaN where it is not: fqe_return and fqe_cost (normalised, too) and action_error.
     """
-    keys = ["row", "task", "seed", "limit", "step"]
+    keys = [*RUN, "step"]
     episodes = checkpoint_episodes(store, plan)
     reached = episodes.groupby(keys, sort=False, as_index=False)[["last", "reward", "cost"]].mean()
     done = [planned for planned in plan.cells if store.status(planned.cell).state == "done"]
@@ -210,7 +227,7 @@ def outcomes(choices: pd.DataFrame, policy: str) -> list[Outcome]:
     """Means over the runs in which every rule could choose that could in any."""
     if choices.empty:
         return []
-    runs = ["row", "task", "seed", "limit"]
+    runs = RUN
     rules = choices["rule"].unique()
     able = choices.groupby(runs)["rule"].transform("size") == len(rules)
     results = []
@@ -265,17 +282,17 @@ def _markdown(report: SelectionReport) -> str:
     ):
         if found:
             parts += [f"## {title}", _table(found), _key(rules, found)]
-    return "\n\n".join([*parts, LEGEND, *report.notes])
+    return "\n\n".join([*parts, LEGEND, *map(markdown_text, report.notes)])
 
 
 def _table(found: Sequence[Outcome]) -> str:
     header = ["policy", "rule", "reward", "cost", "violations", "regret", "95% interval", "n", "runs"]
     rows = [
         [
-            one.policy or "all",
+            markdown_text(one.policy) or "all",
             one.rule,
-            *(f"{value:.3f}" for value in (one.reward, one.cost, one.violations, one.regret)),
-            "-" if one.interval is None else f"{one.interval[0]:.3f} to {one.interval[1]:.3f}",
+            *(f"{value:z.3f}" for value in (one.reward, one.cost, one.violations, one.regret)),
+            "-" if one.interval is None else f"{one.interval[0]:z.3f} to {one.interval[1]:z.3f}",
             str(one.seeds),
             str(one.runs),
         ]

@@ -19,10 +19,10 @@ import pandas as pd
 
 from harness import scaling
 from harness.errors import UserError, nearest
-from harness.files import replacing
+from harness.files import read_bytes, replacing, where_the_user_says
 from harness.plan import Cell, Plan
 from harness.report import selection, study_figures
-from harness.statistics import final_episodes, mean_intervals, planned_runs
+from harness.statistics import RUN, final_episodes, mean_intervals, planned_runs
 from harness.store import Results
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ class Study:
     Args:
         name: as the command line has it.
         title: of the figure.
-        question: one line.
         draw: the figure of a table.
         columns: that the table has.
         suites: what is run, built-in suites by name; a study without any measures.
@@ -57,7 +56,6 @@ class Study:
 
     name: str
     title: str
-    question: str
     draw: Callable[[pd.DataFrame, str], Figure]
     columns: Sequence[str] = CURVES
     suites: tuple[str, ...] = ()
@@ -118,7 +116,7 @@ def _runs(store: Results, plan: Plan) -> pd.DataFrame:
     """Means over the last checkpoint's episodes, of every row, task, seed and limit."""
     episodes = final_episodes(store, plan)
     episodes["violation"] = 1 - episodes["satisfied"]
-    return episodes.groupby(["row", "task", "seed", "limit"], sort=False, as_index=False)[list(METRICS)].mean()
+    return episodes.groupby(RUN, sort=False, as_index=False)[list(METRICS)].mean()
 
 
 def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
@@ -241,7 +239,7 @@ def read_csv(path: Path) -> pd.DataFrame:
         UserError: the file cannot be read.
     """
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
+        return _parsed(read_bytes(path).decode())
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"cannot read the study's table: {error}", where=str(path)) from error
 
@@ -264,14 +262,12 @@ def write(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
     text = to_csv(frame)
     with study_figures.small_text():
         figure = study.draw(_parsed(text), study.title)
-    try:
+    with where_the_user_says(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(paths[0]) as temporary:
             temporary.write_text(text, encoding="utf-8")
         with replacing(paths[1]) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
-    except OSError as error:
-        raise UserError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
     return paths
 
 
@@ -281,7 +277,6 @@ STUDIES = {
         Study(
             "tradeoff",
             "Reward against cost as LSPC's restriction varies",
-            "how reward trades against cost as LSPC's latent box, threshold and cost temperature vary",
             study_figures.tradeoff,
             suites=("study-tradeoff",),
             read=read_tradeoff,
@@ -289,7 +284,6 @@ STUDIES = {
         Study(
             "scarcity",
             "Little data, and little safe data",
-            "what is left with little data, and with few safe trajectories among many unsafe ones",
             study_figures.over_settings,
             suites=("study-scarcity", "study-scarcity-safe"),
             read=read_curves,
@@ -297,7 +291,6 @@ STUDIES = {
         Study(
             "noise",
             "Noisy observations, and trajectories that look safe and are not",
-            "what noisy observations and disguised trajectories do (DSRL's filters)",
             study_figures.over_settings,
             suites=("study-noise", "study-outliers"),
             read=read_curves,
@@ -305,7 +298,6 @@ STUDIES = {
         Study(
             "samples",
             "Return gap and violations against the number of trajectories",
-            "how the return gap and violations fall with the number of trajectories, beside the bound's rate",
             study_figures.samples,
             suites=("study-samples",),
             read=read_samples,
@@ -313,7 +305,6 @@ STUDIES = {
         Study(
             "scaling",
             "Cost of training and acting as observations grow",
-            "what an update and an action cost as observations grow from 16 to 4,096 numbers (made-up data)",
             study_figures.scaling,
             scaling.COLUMNS,
             measure=scaling.measure,
@@ -321,7 +312,6 @@ STUDIES = {
         Study(
             "limits",
             "One agent at cost limits that it was not trained for",
-            "what agents that need no new training do at cost limits from 2.5 to 80",
             study_figures.limits,
             suites=("study-limits",),
             read=read_limits,
@@ -329,7 +319,6 @@ STUDIES = {
         Study(
             "selection",
             "Choosing by the data alone, against peeking",
-            "what choosing a checkpoint, or a policy, without roll-outs costs",
             study_figures.selection,
             SELECTION,
             suites=("study-selection",),

@@ -11,13 +11,16 @@ from harness.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's, without their yellow, which is lost on white; then two that differ from them in lightness.
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
+# Okabe and Ito's, without their yellow, which is lost on white; then two that differ from them in lightness. Behind the
+# ninth policy they begin anew, with other lines.
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
     *("#E69F00", "#56B4E9", "#000000"),
 )
-COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, "#882255", "#999999")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", "*")
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, "#882255", "#999999")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", "*", ">", "d", "p", "h", (4, 1, 0))
+"""One for each policy of the suite with most; there are more of them than colours that can be told apart. The last is
+a star of four points."""
 LINES = ("-", "--", ":", "-.")
 SAFE = "#e8f3e8"
 """Behind what is within the limit."""

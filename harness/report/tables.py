@@ -19,6 +19,15 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(_pad(line, widths, right))} |" for line in lines)
 
 
+MEANING = re.compile(r"[\\`*$~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])|(?<!\w)_|_(?!\w)|^[#>]|\n")
+"""What Markdown may read as more than text."""
+
+
+def markdown_text(text: str) -> str:
+    """A text of anyone's as one line that Markdown shows as it is; in a table, which escapes its bars, or outside."""
+    return MEANING.sub(lambda found: " " if found[0] == "\n" else f"\\{found[0]}", text)
+
+
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns for a terminal, two spaces apart; numbers to the right."""
     right = [_numeric([row[index] for row in rows]) for index in range(len(header))]

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
-from harness.plan import Plan
-from harness.store import Results
+from harness.plan import MARK, Plan
+from harness.store import Status
 
 
-def describe_damage(store: Results, plan: Plan) -> list[str]:
-    """A line for each damaged cell of a suite, which tables leave out."""
-    found = [(planned, store.status(planned.cell)) for planned in plan.cells]
+def describe_damage(statuses: Iterable[Status], plan: Plan) -> list[str]:
+    """A line for each damaged cell of a suite, which tables leave out; arguments as of :func:`describe_warnings`."""
     return [
         f"{planned.cell.describe(planned.label)} is left out: {status.reason}"
-        for planned, status in found
+        for planned, status in zip(plan.cells, statuses, strict=True)
         if status.state == "damaged"
     ]
 
 
-def describe_warnings(store: Results, plan: Plan) -> list[str]:
-    """A line for each task, algorithm and trouble that holds at the end of training: of how many agents, since when."""
+def describe_imports(plan: Plan) -> list[str]:
+    """A line where rows of a suite are imported: from which sources."""
+    origins = [planned.cell.imported for planned in plan.cells if planned.cell.imported]
+    sources = dict.fromkeys((one.file, one.sha256) for one in origins if one.content)
+    if not sources:
+        return []
+    named = ", ".join(f"{file} (SHA-256 {sha256[:12]})" for file, sha256 in sources)
+    return [
+        f"Imported from {named}: rows that end in{MARK} were not run here. Nothing here can check them, nor say what "
+        "they were trained on."
+    ]
+
+
+def describe_warnings(statuses: Iterable[Status], plan: Plan) -> list[str]:
+    """A line for each task, algorithm and trouble that holds at the end of training: of how many agents, since when.
+
+    Args:
+        statuses: of the plan's cells, in their order.
+        plan: the plan.
+    """
     done: Counter[tuple[str, str]] = Counter()
     since: dict[tuple[str, str, str], list[int]] = {}
-    for planned in plan.cells:
-        status = store.status(planned.cell)
+    for planned, status in zip(plan.cells, statuses, strict=True):
         if status.state != "done":
             continue
         key = (planned.cell.task, planned.label)

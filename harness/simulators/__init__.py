@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -14,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import extras
 from harness.errors import UserError
 from harness.tasks import Task
 
@@ -122,7 +125,8 @@ def require_simulator(task: Task) -> None:
     """Refuse a task whose simulator is not there. Nothing is imported, but of a user's own environment an episode runs.
 
     Raises:
-        UserError: it is not installed, with the command that installs it; or the user's own cannot serve.
+        UserError: it is not installed, with the command that installs it, or it is not to be had for this Python; or
+            the user's own cannot serve.
     """
     if task.family == "own":
         from harness.simulators.own import require
@@ -130,10 +134,15 @@ def require_simulator(task: Task) -> None:
         require(task)
         return
     package, install = {
-        "bullet": ("bullet_safety_gym", "pip install bullet-safety-gym==1.4.0"),
-        "navigation": ("safety_gymnasium", "make install"),
-        "velocity": ("safety_gymnasium", "make install"),
-        "metadrive": ("metadrive", "make metadrive"),
+        "bullet": ("bullet_safety_gym", extras.install(extras.SIMULATORS)),
+        "navigation": ("safety_gymnasium", "'make install' in a checkout"),
+        "velocity": ("safety_gymnasium", "'make install' in a checkout"),
+        "metadrive": ("metadrive", "'make metadrive' in a checkout"),
     }[task.family]
     if find_spec(package) is None:
-        raise UserError(f"{task.name} needs the simulator {package}, which is not installed: {install}")
+        if sys.version_info >= (3, 12):
+            install = f"it runs on Python 3.11 and not on {platform.python_version()}"
+        raise UserError(
+            f"{task.name} needs the simulator {package}, which is not installed: {install}. To train with "
+            "--no-evaluation no simulator is needed; 'lspc-bench work RESULTS --only-evaluation' evaluates elsewhere"
+        )

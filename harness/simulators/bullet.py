@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.simulators import FloatArray, Picture, Step, outcome
+from harness.simulators.bullet_client import speed_up
 from harness.simulators.seeding import seeded
 from harness.tasks import Task
 
@@ -31,6 +32,8 @@ class BulletEnvironment:
             environment: Any = gymnasium.make(
                 task.id.replace("Offline", "Safety"), max_episode_steps=task.max_episode_steps, disable_env_checker=True
             )
+        if not drawn:
+            speed_up(environment.unwrapped)
         self._env = environment
         (self.observation_size,) = environment.observation_space.shape
         (self.action_size,) = environment.action_space.shape

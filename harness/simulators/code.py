@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.files import read_bytes
 from harness.imports import OURS
 
 MOST_FILES = 2000
@@ -51,7 +52,7 @@ def describe(environment: Any, modules: Iterable[str]) -> str:
         if files:
             for place, path in files:
                 try:
-                    content = path.read_bytes()
+                    content = read_bytes(path)
                 except OSError as error:
                     raise UserError(f"cannot read the environment's code, {str(path)!r}: {error.strerror}") from error
                 digests[f"{name}/{place}"] = hashlib.sha256(content).hexdigest()

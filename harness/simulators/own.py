@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import UserError
+from harness.guard import UserCodeError, guard, restored
 from harness.imports import hidden
 from harness.simulators import FloatArray, Picture, SimulatorError, Step, outcome, require_sound
 from harness.simulators.code import describe
@@ -67,10 +69,11 @@ class OwnEnvironment:
             if "unexpected keyword argument 'seed'" in str(error):
                 raise SimulatorError(f"{_called(self._task)}: reset takes no seed; {OLD}") from error
             raise
-        if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], dict)):
+        if not (isinstance(given, tuple) and len(given) == 2):
             raise SimulatorError(
                 f"{_called(self._task)}: reset returned {_what(given)}, not (observation, info); {OLD}"
             )
+        self._require_dict(given[1])
         return self._observation(given[0])
 
     def step(self, action: FloatArray) -> Step:
@@ -87,16 +90,25 @@ class OwnEnvironment:
             five = "(observation, reward, terminated, truncated, info)"
             raise SimulatorError(f"{_called(self._task)}: step returned {_what(given)}, not {five}{hint}")
         observation, reward, terminated, truncated, info = given
-        if not isinstance(info, dict):
-            raise self._gave(f"{_what(info)} for its info, which is a dict")
+        self._require_dict(info)
         if "cost" not in info:
             raise self._gave("an info without 'cost', the cost of the step")
+        over, out_of_time = (
+            bool(self._number(name, flag, "bui"))
+            for name, flag in (("terminated", terminated), ("truncated", truncated))
+        )
+        limit = self._task.max_episode_steps
+        if out_of_time and not over and self._steps < limit:
+            raise SimulatorError(
+                f"{_called(self._task)} truncates the episode at step {self._steps}, before its episode_length of "
+                f"{limit}: make them equal; what ends an episode for another reason than time is 'terminated'"
+            )
         return outcome(
             self._observation(observation),
             self._number("reward", reward),
             self._number("cost", info["cost"]),
-            self._number("terminated", terminated, "bui"),
-            bool(self._number("truncated", truncated, "bui")) or self._steps >= self._task.max_episode_steps,
+            over,
+            out_of_time or self._steps >= limit,
         )
 
     def draw(self) -> Picture:
@@ -116,6 +128,10 @@ class OwnEnvironment:
             raise self._gave(f"an observation of shape {array.shape}, not ({self.observation_size},)")
         with np.errstate(over="ignore"):  # then it is not finite, which is found
             return array.astype(np.float32)
+
+    def _require_dict(self, info: Any) -> None:
+        if not isinstance(info, dict):
+            raise self._gave(f"{_what(info)} for its info, which is a dict")
 
     def _number(self, name: str, given: Any, kinds: str = "biuf") -> float:
         """A number of one step."""
@@ -149,10 +165,10 @@ def code(task: Task) -> str:
         UserError: it cannot be made, or its code cannot be read.
     """
     made = _make(task)
-    creator = made.unwrapped.spec.entry_point
-    maker = creator.partition(":")[0] if isinstance(creator, str) else getattr(creator, "__module__", None)
-    found = describe(made, [name for name in (_module(task), maker) if name])
     with _blaming(task, "does not run"):
+        creator = made.unwrapped.spec.entry_point
+        maker = creator.partition(":")[0] if isinstance(creator, str) else getattr(creator, "__module__", None)
+        found = describe(made, [name for name in (_module(task), maker) if name])
         made.close()
     return found
 
@@ -195,12 +211,6 @@ def _trial(environment: OwnEnvironment, task: Task, most: int) -> list[tuple[Any
         observation, reward, cost, terminated, truncated = environment.step(action)
         require_sound(_called(task), step, observation, reward, cost)
         records.append((observation.tobytes(), reward, cost, terminated, truncated))
-        if truncated and not terminated and step < task.max_episode_steps:
-            raise SimulatorError(
-                f"{_called(task)} truncates the episode at step {step}, before its episode_length of "
-                f"{task.max_episode_steps}: make them equal; what ends an episode for another reason than time is "
-                "'terminated'"
-            )
         if terminated or truncated or time.monotonic() - begun > TRIAL_SECONDS:
             break
     return records
@@ -212,12 +222,17 @@ def _make(task: Task, drawn: bool = False) -> Any:
     Raises:
         UserError: it cannot be made.
     """
+    if find_spec("gymnasium") is None:
+        raise UserError(
+            f"{_called(task)} needs gymnasium, which is not installed: pip install gymnasium. A suite is "
+            "planned where its environments are; what is planned, 'lspc-bench work --no-evaluation' trains without"
+        )
     import gymnasium
 
     # Behind all others: a file beside a suite may be called like a module that anything here needs.
     if task.folder and task.folder not in sys.path:
         sys.path.append(task.folder)
-    with _blaming(task, "cannot be made", making=True), seeded(0):
+    with _blaming(task, "cannot be made", making=True), seeded(0), restored():
         if module := _module(task):
             import_module(module)
         return gymnasium.make(
@@ -266,18 +281,17 @@ def _sizes(task: Task, made: Any) -> tuple[int, int]:
 def _blaming(task: Task, what: str, making: bool = False) -> Iterator[None]:
     """Turn what the user's code raises inside, which may be anything, into an error that names the environment."""
     try:
-        yield
-    except UserError:
-        raise
-    except SimulatorError as error:
-        raise UserError(str(error)) from error
-    except (Exception, SystemExit) as error:
-        hint = hidden(error) or (_hint(task, error) if making else "")
-        reason = f"{type(error).__name__}: {error}{hint}"
-        raise UserError(f"{_called(task)} {what}, {reason}") from error
+        with guard(_called(task), what):
+            yield
+    except UserCodeError as error:
+        raised = error.__context__  # what it tells of
+        if type(raised) is SimulatorError:
+            raise UserError(str(raised)) from error
+        hint = hidden(raised) or (_hint(task, raised) if making else "")
+        raise UserError(f"{_called(task)} {what}, {error.reason}{hint}") from error
 
 
-def _hint(task: Task, error: BaseException) -> str:
+def _hint(task: Task, error: BaseException | None) -> str:
     """What may be the matter where an environment cannot be made, or nothing."""
     top = _module(task).partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and error.name == top:

@@ -202,7 +202,7 @@ def test_dropout_is_off_in_roll_outs_and_each_replicas_own_in_training() -> None
     config = small()
     ours = CDT(config, TASK, [Replica(0), Replica(1)])
     alone = CDT(config, TASK, [Replica(1)])
-    together, single = (agent.dropout.draw(config, (8, 4)) for agent in (ours, alone))
+    together, single = (agent.dropout.draw(agent.network.dropped((8, 4))) for agent in (ours, alone))
     assert together.keys() == single.keys()
     for name, mask in together.items():
         assert torch.equal(mask[1], single[name][0])

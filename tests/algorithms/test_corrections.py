@@ -25,6 +25,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "cpq": Q,
     "coptidice": CRITIC,
     "lspc": {"batch_size": BATCH, "hidden_sizes": (16, 16), "latent_dim": 4},
+    "caps": CRITIC,
+    "fisor": {"batch_size": BATCH, "critic_hidden_sizes": (32, 32), "width": 16, "time_size": 8, "frequencies": 4},
 }
 STATISTICS = {
     "initial_share": np.array(0.1),
@@ -156,6 +158,8 @@ def test_a_time_limit_ends_the_return_unless_corrected(name: str) -> None:
         return batch_of(generator, done=1.0, terminals=0.0)
 
     loss = {"bcq-lag": "critic_loss", "bear-lag": "critic_loss", "cpq": "critic_loss", "lspc": "q_loss"}
+    loss["fisor"] = "critic_loss"
+    loss["caps"] = "reward_critic_loss"
     key = loss.get(name, "td_error")
     ends, goes_on = (
         train(name, 1, 10.0, timed_out, timeouts_terminal=terminal)[1][0][key] for terminal in (True, False)

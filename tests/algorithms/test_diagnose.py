@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms import diagnostics
 from algorithms.cdt import CDTPolicy
+from algorithms.parts import diagnostics
 from harness import registry
 from harness.algorithm import Algorithm, Batch, Replica
 from harness.data.dataset import Dataset, load_dataset
@@ -23,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "bcq-lag": {"num_qc": 1},
     "cpq": {"cost_scale": 3.0},
     "coptidice": {"num_nu": 1},
+    "caps": {"cost_scale": 3.0},
     "cdt": {"sequence_length": 4, "embedding_dim": 8, "num_layers": 2, "num_heads": 2, "augment_share": 0},
 }
 
@@ -163,18 +164,19 @@ def test_an_interpolation_that_leaves_the_datas_actions_is_seen() -> None:
         assert algorithm.diagnose(narrow)["interpolation_inside"].tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize(("name", "scale"), [("bcq-lag", 1.0), ("cpq", 3.0)])
+@pytest.mark.parametrize(("name", "scale"), [("bcq-lag", 1.0), ("cpq", 3.0), ("caps", 3.0)])
 def test_critics_are_compared_in_the_tasks_own_units(name: str, scale: float) -> None:
     """Critics whose last layer says a constant."""
     algorithm, batch, dataset = build(name)
     nets: Any = algorithm
-    reward, cost = (
-        (nets.critics[key] for key in ("reward", "cost"))
-        if name == "cpq"
-        else (nets.networks[key] for key in ("critics", "cost_critics"))
-    )
+    reward, cost = {
+        "cpq": lambda: (nets.critics[key] for key in ("reward", "cost")),
+        "bcq-lag": lambda: (nets.networks[key] for key in ("critics", "cost_critics")),
+        "caps": lambda: (nets.backbone.critics[key] for key in ("reward", "cost")),
+    }[name]()
+    sign = -1 if name == "caps" else 1  # its cost critics value the return of -c
     with torch.no_grad():
-        for critics, value in ((reward, 2.0), (cost, 6.0)):
+        for critics, value in ((reward, 2.0), (cost, sign * 6.0)):
             critics.layers[-1].weight.zero_()
             critics.layers[-1].bias.fill_(value)
         found = {key: value[0].item() for key, value in algorithm.diagnose(batch).items()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,16 +14,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import h5py
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from running import call
 
 from harness import __version__
-from harness.cli import main
+from harness.cli import main, options
 from harness.data.dataset import dataset_path
 from harness.errors import UserError
 from harness.simulators import require_simulator
 from harness.store import Status, Store
+from harness.suite import builtin_suites
 from harness.tasks import all_tasks, find_task
 
 WriteSuite = Callable[[str], Path]
@@ -36,11 +42,6 @@ algorithms:
   toy: {hyperparameters: {steps: 10, batch_size: 4}}
 evaluation: {final: 1}
 """
-
-
-def call(*arguments: object) -> Result:
-    """The command line in this process."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -92,33 +93,95 @@ def states(results: Path) -> dict[tuple[str, int], Status]:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "run", "status", "leaderboard", "archive", "algorithms", "tasks", "data", "data check", "data download"],
+    [
+        "",
+        "run",
+        "status",
+        "leaderboard",
+        "archive",
+        "algorithms",
+        "tasks",
+        "new",
+        "policy",
+        "data",
+        "data check",
+        "data download",
+    ],
 )
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = (
         "import sys; from click.testing import CliRunner; from harness.cli import main; "
         f"print(CliRunner().invoke(main, {[*command.split(), '--help']}).output); "
-        "print('heavy:', {'torch', 'pandas', 'numpy', 'pydantic', 'h5py', 'rich', 'yaml', 'httpx'} & set(sys.modules))"
+        "print('heavy:', {'torch', 'pandas', 'numpy', 'pydantic', 'h5py', 'rich', 'yaml', 'httpx2'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Usage: " in done.stdout
     assert done.stdout.endswith("heavy: set()\n")
 
 
+@pytest.mark.parametrize("arguments", [[], ["data"]])
+def test_what_each_command_does_is_said_in_one_line(arguments: list[str]) -> None:
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(main, [*arguments, "--help"])
+    commands = done.stdout.partition("\nCommands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(commands) >= 5
+    assert [line for line in commands if line.endswith("...") or not line[2:3].strip()] == []
+
+
+def test_suites_are_listed_and_printed() -> None:
+    done = call("suites")
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == list(builtin_suites())
+    assert all(len(line.split()) > 3 for line in done.stdout.splitlines()[1:])
+    assert call("suites", "smoke").stdout == builtin_suites()["smoke"].read_text()
+    wrong = call("suites", "smok")
+    assert (wrong.exit_code, "Did you mean 'smoke'?" in wrong.stderr) == (2, True)
+
+
+def test_a_command_to_be_given_again_is_one_that_the_shell_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with click.Context(click.Command("run"), info_name="run"):
+        monkeypatch.setattr(options.sys, "argv", [".venv/bin/lspc-bench"])
+        monkeypatch.setattr(options.shutil, "which", lambda name: None)
+        assert options.same_command() == ".venv/bin/lspc-bench run"
+        monkeypatch.setattr(options.shutil, "which", lambda name: f"/bin/{name}")
+        assert options.same_command() == "lspc-bench run"
+
+
 def test_version() -> None:
     assert call("--version").output == f"lspc-bench, version {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"]])
+def test_alone_it_says_what_there_is(arguments: list[str]) -> None:
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert done.output.startswith("Usage: ")
+    assert "Error" not in done.output
+    assert ("  lspc-bench run demo  " in done.output) == (not arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run"], ["runs"], ["run", "smoke", "--seeds", "3"], ["tasks", "Ball"], ["data", "describe", "Ball"]],
+)
+def test_an_error_says_where_help_is(arguments: list[str]) -> None:
+    done = call(*arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert re.search(r"^Try 'main[a-z ]* --help' for help\.$", done.stderr, flags=re.MULTILINE), done.stderr
 
 
 # run
 
 
-def test_a_run_and_another_that_finds_nothing_to_do(run: Callable[..., Result], runs: Path) -> None:
+def test_a_run_and_another_that_finds_nothing_to_do(
+    run: Callable[..., Result], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.cli.progress.LINE_SECONDS", float("inf"))  # however slow the machine is
     first = run()
     assert (first.exit_code, first.stdout) == (0, f"toys: 2 done, 0 failed, 0 skipped. Results: {runs}\n")
     assert first.stderr.splitlines() == [
         "job 1 of 1: BallRun toy (toy), 2 replicas",
         "[1/2] BallRun toy seed 0 done",
         "[2/2] BallRun toy seed 1 done",
+        f"Rank the policies: lspc-bench leaderboard {runs}",
     ]
     before = written(runs)
     second = run()
@@ -322,7 +385,7 @@ def test_plugins_that_are_not_asked_for_do_no_harm(run: Callable[..., Result]) -
             ["algorithms={osrl-cpq: {hyperparameters: {ood_gradient: true}}}"],
             "hyperparameter 'ood_gradient' of osrl-cpq: Input should be False",
         ),
-        (["nonsense"], "--set wants KEY=VALUE"),
+        (["nonsense"], "--set needs KEY=VALUE"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_starts(
@@ -338,7 +401,7 @@ def test_wrong_input_is_refused_before_anything_starts(
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: ")
     assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.splitlines()[1:] == ["Try 'main run --help' for help."]
     assert not runs.exists()
 
 
@@ -351,7 +414,7 @@ def test_wrong_input_is_refused_before_anything_starts(
             TOY.replace("steps: 10", "stops: 10"),
             "suite.yaml:7: toy has no hyperparameter 'stops'. Did you mean 'steps'?",
         ),
-        ("", "suite.yaml: a suite is a mapping"),
+        ("", "suite.yaml: needs a mapping"),
     ],
 )
 def test_a_wrong_suite_is_refused_with_its_line(
@@ -360,7 +423,7 @@ def test_a_wrong_suite_is_refused_with_its_line(
     done = run(suite=suite)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.splitlines()[1:] == ["Try 'main run --help' for help."]
     assert not runs.exists()
 
 
@@ -377,9 +440,9 @@ def test_a_wrong_suite_is_refused_with_its_line(
         (["run", "smoke", "--device", "cpu", "--precision", "tf32"], "--precision tf32 needs a GPU"),
         (["run", "smoke", "--engine", "fast"], "'fast' is not one of 'auto', 'eager', 'graph', 'compile'"),
         (["run", "smoke", "--memory-fraction", "0"], "0.0 is not in the range"),
-        (["run", "smoke", "--memory-fraction", "nan"], "'nan' is no finite number"),
-        (["run", "smoke", "--checkpoint-every", "nan"], "'nan' is no finite number"),
-        (["run", "smoke", "--checkpoint-every", "inf"], "'inf' is no finite number"),
+        (["run", "smoke", "--memory-fraction", "nan"], "'nan' is not a finite number"),
+        (["run", "smoke", "--checkpoint-every", "nan"], "'nan' is not a finite number"),
+        (["run", "smoke", "--checkpoint-every", "inf"], "'inf' is not a finite number"),
         (["run", "smoke", "--device", f"cuda:{'9' * 5000}"], "is none of auto, cpu, cuda"),
         (["run", "smoke", "--workers", "1000000"], "is not in the range 0<=x<=1024"),
         (
@@ -428,27 +491,29 @@ def test_wrong_arguments_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
 
 
-def test_a_results_folder_that_is_in_use(run: Callable[..., Result], runs: Path) -> None:
-    with Store(runs).locked():
-        done = run()
-    assert done.exit_code == 2
-    assert done.stderr == f"Error: another run is writing to '{runs}'\n"
-
-
 # run: interrupted
 
 
 def test_an_interrupted_run_goes_on(write_suite: WriteSuite, plugins: Path, runs: Path) -> None:
     path = write_suite(TOY.replace("steps: 10", "steps: 60000"))
     command = [Path(sys.executable).with_name("lspc-bench"), "run", path, "--results", runs, "--workers", "0"]
-    process = subprocess.Popen([*command, "--checkpoint-every", "0"], stderr=subprocess.PIPE, text=True)
+    path_with_it = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        [*command, "--checkpoint-every", "0"],
+        env={**os.environ, "PATH": path_with_it},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 60
     while not list(runs.glob("jobs/*.checkpoint")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"Interrupted. 'lspc-bench run {path}' goes on from here.\n" in errors
+    said = f"lspc-bench run {path} --results {runs} --checkpoint-every 0 --workers 0"
+    again_said = re.search(r"Interrupted: 0 of 2 cells are done\. '(.*)' resumes it\.\n", errors)
+    assert again_said is not None
+    assert {*again_said[1].split()} == {*said.split()}
     assert "0 of 2 cells done" in call("status", runs).stdout
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0
@@ -481,7 +546,9 @@ def test_status_counts_what_is_missing(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, copy)
     store = Store(copy)
     store.forget(store.plans()[0].cells[0].cell)
-    assert "Suite smoke: 7 of 8 cells done." in call("status", copy).stdout
+    told = call("status", copy).stdout
+    assert "Suite smoke: 7 of 8 cells done." in told
+    assert f"To run what is not done: lspc-bench work {copy}\n" in told
     board = call("leaderboard", copy, "--format", "csv").stdout
     rows = {row["policy"]: row for row in csv.DictReader(board.splitlines()) if not row["task"]}
     assert (rows["lspc-s"]["runs"], rows["lspc-s"]["planned_runs"]) == ("2", "4")
@@ -555,7 +622,7 @@ def test_an_algorithm_is_checked(plugins: Path) -> None:
     assert "BROKEN  update: nothing is handed to the host\n        update synchronises" in bad.stdout
     assert bad.stdout.count("BROKEN") == 1
     for arguments, message in (
-        (("--check",), "wants the NAME"),
+        (("--check",), "needs the NAME"),
         (("toi", "--check"), "Did you mean 'toy'?"),
         (("toy-needy", "--check"), "toy-needy needs lspc_bench_no_such_package"),
     ):
@@ -564,7 +631,24 @@ def test_an_algorithm_is_checked(plugins: Path) -> None:
         assert message in wrong.stderr
 
 
-@pytest.mark.parametrize("name", ["lspc", "bc", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt", "osrl-cdt", "toy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lspc",
+        "bc",
+        "bcq-lag",
+        "bear-lag",
+        "cpq",
+        "coptidice",
+        "cdt",
+        "caps",
+        "ccac",
+        "fisor",
+        "trac",
+        "osrl-cdt",
+        "toy",
+    ],
+)
 def test_an_algorithm_is_shown_with_all_its_hyperparameters(plugins: Path, name: str) -> None:
     from harness import registry
 
@@ -628,6 +712,70 @@ def test_data_is_collected_checked_and_described(tmp_path: Path, monkeypatch: py
     path.write_bytes(path.read_bytes()[:-2000])
     truncated = call("data", "check", "BallRun", "--file", path)
     assert (truncated.exit_code, "truncated or damaged" in truncated.stderr) == (2, True)
+
+
+@pytest.fixture
+def d4rl(tmp_path: Path) -> Path:
+    """Ten steps of BallRun in D4RL's layout."""
+    path = tmp_path / "old.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"] = np.zeros((10, 7), "f4"), np.zeros((10, 2), "f4")
+        file["rewards"], file["infos/cost"] = np.ones(10), np.zeros(10)
+        file["terminals"], file["timeouts"] = np.arange(10) == 3, np.arange(10) == 7
+    return path
+
+
+def test_data_is_converted(d4rl: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.hdf5"
+    refused = call("data", "check", "BallRun", "--file", d4rl)
+    assert f"'lspc-bench data convert {d4rl} NEW.hdf5' makes DSRL's format of it" in refused.stderr
+    done = call("data", "convert", d4rl, new)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (
+        f"Wrote {new} (of D4RL's layout): 3 trajectories, 8 transitions.\n"
+        "note: 2 rows that end a trajectory, but not in a terminal state, are left out: what came behind them is not "
+        "known\n"
+    )
+    assert call("data", "check", "BallRun", "--file", new).stdout.startswith("BallRun: good, 8 transitions, ")
+    for arguments, message in (
+        ((d4rl, new), "is there already"),
+        ((tmp_path / "absent", tmp_path / "newer.hdf5"), "there is no such file"),
+        ((d4rl, tmp_path / "newer.hdf5", "--costs", "infos/none"), "infos/none"),
+    ):
+        wrong = call("data", "convert", *arguments)
+        assert (wrong.exit_code, message in wrong.stderr) == (2, True), wrong.output
+    assert not (tmp_path / "newer.hdf5").exists()
+
+
+CHECKED = """\
+name: mine
+data: {files: {Mine: own.hdf5, BallRun: own.hdf5}}
+tasks: [Mine]
+algorithms: [bc]
+own_tasks:
+  Mine: {environment: no_module:Mine-v0, episode_length: LENGTH, cost_limits: [5], reference_returns: [0, 1]}
+"""
+
+
+def test_a_suite_s_datasets_are_checked_before_there_is_an_environment(
+    d4rl: Path, tmp_path: Path, write_suite: WriteSuite
+) -> None:
+    call("data", "convert", d4rl, tmp_path / "own.hdf5")
+    suite = write_suite(CHECKED.replace("LENGTH", "20"))
+    for task in ("Mine", "BallRun"):
+        done = call("data", "check", task, "--suite", suite)
+        assert (done.exit_code, done.stdout.startswith(f"{task}: good, 8 transitions, ")) == (0, True), done.output
+    described = call("data", "describe", "Mine", "--suite", suite)
+    assert described.stdout.startswith(f"Mine (converted from D4RL's layout): {tmp_path / 'own.hdf5'}\n"), (
+        described.output
+    )
+    short = call("data", "check", "Mine", "--suite", write_suite(CHECKED.replace("LENGTH", "2")))
+    assert (short.exit_code, "Mine: " in short.stderr) == (2, True), short.output
+    unknown = call("data", "check", "Mien", "--suite", suite)
+    assert (unknown.exit_code, "Did you mean 'Mine'?" in unknown.stderr) == (2, True), unknown.output
+    (tmp_path / "own.hdf5").unlink()
+    gone = call("data", "check", "Mine", "--suite", suite)
+    assert (gone.exit_code, "there is no such file" in gone.stderr) == (2, True), gone.output
 
 
 def test_the_data_that_ships_is_good() -> None:
@@ -736,6 +884,7 @@ def need(task: str) -> None:
         pytest.skip(str(error))
 
 
+@pytest.mark.long
 def test_every_family_from_data_to_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Collect, train, evaluate in workers, rank and film, on one small task of each family."""
     monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path / "data"))

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from running import call
 
-from harness.cli import main
 from harness.data.agents import together
 from harness.errors import UserError
 from harness.simulators import require_simulator
@@ -24,10 +23,6 @@ WriteSuite = Callable[[str], Path]
 
 TINY = ("--agents", "--steps", 200, "--targets", "5", "--trajectories", 4, "--jobs", 1)
 """One update of one agent."""
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def need(task: str) -> None:
@@ -45,6 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data" / "agents"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["BallRun", "PointCircle1", "SwimmerVelocity", "easysparse"])
 def test_every_family_from_agents_to_the_leaderboard(
     name: str, folder: Path, tmp_path: Path, write_suite: WriteSuite
@@ -117,8 +113,8 @@ def test_an_own_task_from_agents_to_the_leaderboard(plugins: Path, tmp_path: Pat
         (["BallRun", "--jobs", "2"], "--jobs goes with --agents"),
         (["BallRun", "--keep-pool"], "--keep-pool goes with --agents"),
         (["Reach", "--suite", "suite.yaml"], "--suite goes with --agents"),
-        (["BallRun", "--agents", "--targets", "5,many"], "--targets wants costs with commas between them"),
-        (["BallRun", "--agents", "--targets", ""], "--targets wants costs with commas between them"),
+        (["BallRun", "--agents", "--targets", "5,many"], "--targets takes costs with commas between them"),
+        (["BallRun", "--agents", "--targets", ""], "--targets takes costs with commas between them"),
         (["BallRun", "--agents", "--targets", "5,0"], "agents need positive targets"),
         (["BallRun", "--agents", "--targets", "5,nan"], "agents need positive targets"),
         (["BallRun", "--agents", "--steps", "0"], "Invalid value for '--steps'"),

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from harness import forecast
 from harness.cli import main
-from harness.plan import make_plan
+from harness.planning import make_plan
 from harness.store import Status, Store
 from harness.suite import read_suite
 
@@ -62,6 +62,15 @@ def test_a_forecast_from_a_file(dry_run: Callable[..., Result], measured: Path) 
         "minute).",
         "Left out, because not measured there: bc.",
     ]
+
+
+def test_a_forecast_for_several_devices(dry_run: Callable[..., Result], measured: Path) -> None:
+    """The devices need not be here."""
+    more = ("--devices", "cuda:0,cuda:1", "--set", "tasks=[BallRun, BallCircle]", "--throughput", measured)
+    done = dry_run(*more)
+    assert done.exit_code == 0, done.output
+    assert "on Made Up (3 cores), for 2 such GPUs: 2 h 00 min (training 2 h 00 min" in done.stdout
+    assert "on Made Up (3 cores): 4 h 00 min (training 4 h 00 min" in dry_run(*more[2:]).stdout
 
 
 def test_a_forecast_from_what_was_measured_here(

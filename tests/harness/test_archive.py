@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from running import suite_plan
 
 from harness.archive import Archive, open_results, thinned, write_archive
 from harness.errors import ResultsError, UserError
-from harness.plan import Plan, make_plan
+from harness.plan import Plan
 from harness.report.leaderboard import make_leaderboard, to_json, to_markdown
 from harness.store import DIAGNOSTICS, Results, Status, Store
-from harness.suite import SuiteFile
+from harness.suite import Origin
 
 SUITE = """
 name: made-up
@@ -35,16 +36,14 @@ data: {source: demo}
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    path = tmp_path_factory.mktemp("suite") / "suite.yaml"
-    path.write_text(SUITE)
-    return make_plan(SuiteFile(path))
+    return suite_plan(tmp_path_factory.mktemp("suite"), SUITE)
 
 
 def finish(folder: Path, plan: Plan, *indices: int, seed: int = 0) -> Store:
     """A results folder with the plan, and results of its cells of these indices, or of all, drawn from a seed."""
     store = Store(folder)
-    with store.locked():
-        store.write_plan(plan)
+    store.prepare()
+    store.write_plan(plan)
     for index in indices or range(len(plan.cells)):
         planned = plan.cells[index]
         draws = np.random.default_rng([seed, index])
@@ -117,9 +116,16 @@ def test_nothing_of_one_machine_and_no_policy_is_in_it(plan: Plan, tmp_path: Pat
     own = plan.cells[2].cell.data.model_copy(update={"source": "own", "file": "/home/me/my.hdf5", "sha256": "1"})
     cell = plan.cells[2].cell.model_copy(update={"data": own})
     cell = type(cell).model_validate(cell.model_dump())
-    plan = Plan(suite="own", description="", cells=[plan.cells[2].model_copy(update={"cell": cell})])
+    origin = Origin(
+        name="own.yaml", text="files: {BallRun: /home/me/my.hdf5}", overrides=("data.files.CarRun=/home/me/my.hdf5",)
+    )
+    cells = [plan.cells[2].model_copy(update={"cell": cell})]
+    plan = Plan(suite="own", description="", cells=cells, origin=origin)
     write_archive([finish(tmp_path / "own", plan)], None, tmp_path / "archive")
     (read,) = Archive(tmp_path / "archive").plans()
+    assert read.origin is not None
+    assert read.origin.text == "files: {BallRun: my.hdf5}"
+    assert read.origin.command == "lspc-bench run own.yaml --set data.files.CarRun=my.hdf5"
     assert read.cells[0].cell.data.file == "my.hdf5"
     assert read.cells[0].cell.hash == cell.hash
     assert Archive(tmp_path / "archive").status(cell).state == "done"
@@ -137,7 +143,6 @@ def test_the_same_results_make_the_same_bytes(store: Store, plan: Plan, tmp_path
     assert first == content(tmp_path / "b") == content(tmp_path / "c")
 
 
-@settings(deadline=None)
 @given(
     steps=st.lists(st.integers(1, 50), min_size=1, max_size=40),
     points=st.integers(1, 12),
@@ -259,11 +264,11 @@ def test_what_else_lies_in_the_folder_stays(store: Store, plan: Plan, tmp_path: 
 
 
 def test_places_that_are_something_else_are_refused(store: Store, plan: Plan, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a results folder; an archive wants a folder of its own"):
+    with pytest.raises(UserError, match="is a results folder; an archive needs a folder of its own"):
         write_archive([store], None, store.root)
     write_archive([store], None, tmp_path / "archive")
     other = finish(tmp_path / "other", Plan(suite="other", description="", cells=plan.cells[:1]))
-    with pytest.raises(UserError, match="is an archive of suite made-up; other wants a folder of its own"):
+    with pytest.raises(UserError, match="is an archive of suite made-up; other needs a folder of its own"):
         write_archive([other], None, tmp_path / "archive")
     with pytest.raises(UserError, match="these are results of different suites, made-up and other"):
         write_archive([store, other], None, tmp_path / "new")

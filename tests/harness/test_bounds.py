@@ -22,6 +22,8 @@ from harness.data.filters import Filters
         *(("cpq", {"num_q": 10**6}), ("cpq", {"sampled_actions": 10**6}), ("cpq", {"vae_hidden_size": 16384})),
         ("cpq", {"num_q": 100, "critic_hidden_sizes": [2048, 2048]}),
         ("coptidice", {"num_nu": 100, "critic_hidden_sizes": [2048, 2048]}),
+        *(("caps", {"sac_critics": 100, "critic_hidden_sizes": [2048, 2048]}), ("caps", {"heads": 1})),
+        *(("fisor", {"width": 4096}), ("fisor", {"batch_size": 1}), ("fisor", {"signal_free": 1.0})),
         *(("cdt", {"embedding_dim": 8192, "num_heads": 1}), ("cdt", {"num_layers": 10**6})),
         *(("cdt", {"sequence_length": 10**9}), ("cdt", {"augment_degree": 10**6})),
         *(("cdt", {"target_returns": [[True, 1]]}), ("bear-lag", {"mmd_samples": 10**6})),

@@ -22,6 +22,7 @@ from harness import capacity, registry
 from harness.algorithm import Algorithm, Replica
 from harness.capacity import MARGINS, STEPS, Layout, LiveBytes, Need, arrange, free_memory, measure, readable, trial
 from harness.data.dataset import Dataset, load_dataset
+from harness.data.sampling import WindowSampler, make_sampler
 from harness.errors import UserError
 from harness.tasks import find_task
 
@@ -33,6 +34,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "bc": {"hidden_sizes": (16, 16)},
     "bcq-lag": CRITIC,
     "cdt": TRANSFORMER,
+    "caps": {"actor_hidden_sizes": (16, 16), "critic_hidden_sizes": (16, 16), "backbone": "sac", "heads": 3},
+    "ccac": {
+        **{name: sizes for name, sizes in CRITIC.items() if name.endswith("hidden_sizes")},
+        "vae_hidden_sizes": (16, 16),
+        "latent_size": 4,
+        "classifier_hidden_sizes": (16, 16),
+        "multiplier_hidden_sizes": (16, 16),
+    },
+    "trac": {"hidden_sizes": (16, 16), "seg_ratio": 0.1},
+    "fisor": {"critic_hidden_sizes": (8, 8), "width": 8, "blocks": 1, "time_size": 4, "frequencies": 2},
     "osrl-bcq-lag": CRITIC,
     "osrl-cdt": TRANSFORMER,
 }
@@ -57,9 +68,9 @@ def test_a_replica_is_what_it_takes_at_its_own_batch_size(dataset: Dataset, name
     replica = Replica(0, 10.0 if algorithm.depends_on_cost_limit(config) else None)
     selection = algorithm.select(dataset, config, replica)
     taken = max(trial(algorithm, config, dataset, replica, selection, 64).curve)
-    tiny = max(trial(algorithm, config, dataset, replica, selection, 8).curve)
-    assert taken > 1.5 * tiny  # or nothing is extrapolated
-    assert measure(algorithm, config, dataset).replica == pytest.approx(taken, rel=0.01)
+    tiny = max(trial(algorithm, config, dataset, replica, selection, 16).curve)
+    assert taken > 1.4 * tiny  # or nothing is extrapolated
+    assert measure(algorithm, config, dataset).replica == pytest.approx(taken + selection.nbytes, rel=0.01)
 
 
 def test_a_tiny_batch_is_measured_as_it_is(dataset: Dataset) -> None:
@@ -76,6 +87,15 @@ def test_parameters_moments_gradients_and_activations_are_all_there(dataset: Dat
     assert at_least < measure(algorithm, config, dataset).replica < 1.3 * at_least
 
 
+def test_later_phases_are_measured_too(dataset: Dataset) -> None:
+    """Actor and critics have gradients and moments behind the warm-up alone."""
+    sizes = {"actor_hidden_sizes": (512, 512), "critic_hidden_sizes": (512, 512)}
+    with_all, without_warm_up = (
+        measure(*configured("ccac", batch_size=16, warm_up=share, **sizes), dataset).replica for share in (0.5, 0.0)
+    )
+    assert with_all == pytest.approx(without_warm_up, rel=0.02)
+
+
 def test_transitions_by_hand(dataset: Dataset) -> None:
     need = measure(*configured("lspc", batch_size=64), dataset)
     row = 7 + 2 + 7 + 1 + 1 + 1  # observation, action, next observation, reward, cost, done
@@ -89,6 +109,25 @@ def test_windows_by_hand(dataset: Dataset) -> None:
     row = 7 + 2 + 1 + 1 + 1  # observation, action, cost, reward to go, cost to go
     assert need.dataset == len(dataset) * row * 4
     assert need.batch == 64 * 3 * ((row + 1) * 4 + 8)  # with the mask, and the time step
+    assert need.step == 64 * 2 * 8  # entry and first step
+
+
+def test_segments_by_hand(dataset: Dataset) -> None:
+    """Of a length that the data decides: a tenth of the 100 steps of its longest trajectory."""
+    algorithm, config = configured("trac", batch_size=64)
+    selection = algorithm.select(dataset, config, Replica(0, 10.0))
+    assert selection.segments is not None
+    # Shares up to an entry, its trajectory's first row and length, its start, label and weight.
+    assert selection.nbytes == len(selection.segments) * 6 * 8
+    sampler = make_sampler(dataset, algorithm.columns(config), [selection])
+    assert isinstance(sampler, WindowSampler)
+    held = [*sampler._cumulative, *sampler._firsts, sampler._all_starts, sampler._all_lengths]
+    held += sampler._values.values()
+    assert sum(one.nbytes for one in held if one is not None) == selection.nbytes
+    need = measure(algorithm, config, dataset)
+    row = 7 + 2  # observation, action
+    assert need.dataset == len(dataset) * row * 4
+    assert need.batch == 64 * (10 * ((row + 1) * 4 + 8) + 2 * 4)  # with mask, time step, label and weight
     assert need.step == 64 * 2 * 8  # entry and first step
 
 

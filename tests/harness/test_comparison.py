@@ -73,6 +73,16 @@ def test_equals_share_rank_and_group() -> None:
     assert [(one.low, one.high, one.group) for one in found.values()] == [(1, 1, 1), (1, 1, 1), (3, 3, 2)]
 
 
+def test_all_unsafe_one_seed_one_task_and_unequal_seeds() -> None:
+    """Unsafe ones go by cost; one seed has no noise of its own; seeds need not be as many."""
+    found = standings({"a": constant(0.1, 2.0, seeds=1, tasks=1), "b": constant(0.9, 3.0, seeds=4, tasks=1)})
+    assert [(one.low, one.high, one.group) for one in found.values()] == [(1, 1, 1), (2, 2, 2)]
+    better = improvements({"a": constant(0.1, 2.0, seeds=1, tasks=1), "b": constant(0.9, 3.0, seeds=4, tasks=1)})
+    assert (better["b", "a"].reward, better["b", "a"].interval, better["b", "a"].safe_and_better) == (1.0, None, 0.0)
+    (alone,) = standings({"only": constant(0.5, 0.5, seeds=1, tasks=1)}).values()
+    assert (alone.low, alone.high, alone.group) == (1, 1, 1)
+
+
 def test_noise_leaves_ranks_open() -> None:
     random = np.random.default_rng(0)
     cost = np.full((3, 4), 0.5)

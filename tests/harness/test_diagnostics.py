@@ -10,23 +10,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cells import make_cell, make_training
 from recording import Recording
 from rich.console import Console
 from torch import Tensor
 
 from algorithms.bc import BC, BCHyperparameters
-from harness import diagnostics, registry
+from harness import diagnostics, plan, registry
 from harness import engine as engines
-from harness import plan as planning
 from harness.algorithm import Batch, Policy, Replica
 from harness.cli.progress import PlainProgress
 from harness.data.dataset import KEYS, Dataset, load_dataset
 from harness.diagnostics import Diagnostics, evenly, held_out_batch
-from harness.evaluation import Evaluator
 from harness.executors.local import LocalExecutor
+from harness.options import Options
+from harness.pending import Evaluations
 from harness.plan import Cell, CellData, Job
 from harness.store import DIAGNOSTICS, Store
-from harness.suite import Evaluation
 from harness.tasks import find_task
 from harness.training import Training
 
@@ -39,40 +39,40 @@ SMALL: dict[str, dict[str, Any]] = {
     "bear-lag": {**CRITIC, "vae_hidden_size": 8, "sampled_actions": 2, "mmd_samples": 2},
     "cpq": {**CRITIC, "vae_hidden_size": 8, "sampled_actions": 2},
     "coptidice": CRITIC,
+    "ccac": {
+        **CRITIC,
+        "vae_hidden_sizes": (8,),
+        "latent_size": 2,
+        "classifier_hidden_sizes": (8,),
+        "multiplier_hidden_sizes": (8,),
+    },
     "cdt": {"batch_size": 4, "sequence_length": 3, "embedding_dim": 8, "num_layers": 1, "num_heads": 2},
+    "caps": CRITIC,
+    "trac": {"batch_size": 4, "hidden_sizes": (8,), "seg_ratio": 0.1},
+    "fisor": {
+        **{"batch_size": 8, "critic_hidden_sizes": (8,), "width": 8, "blocks": 1, "time_size": 4, "frequencies": 2},
+        "samples": 2,
+    },
 }
 
 
 def cell(name: str, seed: int = 0, holdout: float = 0.1) -> Cell:
+    settings = {"steps": 6, **SMALL.get(name, {})}
     kind = registry.load(name)
-    config = kind.Hyperparameters.model_validate({"steps": 6, **SMALL.get(name, {})})
-    limit = 20.0 if kind.depends_on_cost_limit(config) else None
-    return Cell(
-        task=TASK.id,
-        algorithm=name,
-        algorithm_version=1,
-        hyperparameters=config.model_dump(mode="json"),
-        seed=seed,
-        cost_limit=limit,
-        evaluation_limits=(20.0,),
-        told_limit=kind.acts_on_cost_limit(config),
-        evaluation=Evaluation(every=3, episodes=1, final=1),
-        data=CellData(source="demo", holdout=holdout),
-    )
+    limit = 20.0 if kind.depends_on_cost_limit(kind.Hyperparameters.model_validate(settings)) else None
+    data = CellData(source="demo", holdout=holdout)
+    return make_cell(name, settings, seed=seed, cost_limit=limit, evaluation_limits=(20.0,), data=data)
 
 
 def training(root: Path, data: tuple[Dataset, Dataset | None], *cells: Cell, **how: Any) -> Training:
-    (root / "jobs").mkdir(parents=True, exist_ok=True)
     dataset, held_out = data
-    selections = [registry.load(one.algorithm).select(dataset, one.config, one.replica) for one in cells]
-    job = Job(cells=cells)
-    return Training(job, dataset, selections, Store(root), Evaluator(0), held_out=held_out, **how)
+    return make_training(root, dataset, *cells, held_out=held_out, **how)
 
 
 @pytest.fixture
 def no_roll_outs(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take their time, and are not what is tested."""
-    monkeypatch.setattr(Training, "_submit", lambda self, pending: self.pending.remove(pending))
+    monkeypatch.setattr(Evaluations, "submit", lambda *_: None)
 
 
 def tensors(state: Any) -> list[Tensor]:
@@ -108,7 +108,7 @@ def test_held_out_rows_are_never_trained_on(name: str, tmp_path: Path, monkeypat
     }
     one = cell(name)
     clean = training(tmp_path / "clean", (replace(without), None), one)
-    monkeypatch.setattr(planning, "load_dataset", lambda *_: replace(whole, arrays=poisoned))
+    monkeypatch.setattr(plan, "load_dataset", lambda *_: replace(whole, arrays=poisoned))
     data = one.data.load(TASK)
     assert data[1] is not None
     assert np.isnan(data[1].arrays["observations"]).all()
@@ -122,7 +122,7 @@ def test_held_out_rows_are_never_trained_on(name: str, tmp_path: Path, monkeypat
     assert values
     assert np.isnan(values).all()
     loop.collect()
-    assert [status.state for status in loop.finish({}).values()] == ["done"]
+    assert [status.state for status in loop.rest({}).finish({}).values()] == ["done"]
     assert Store(tmp_path / "poisoned").diagnostics(one)["value"].isna().any()
 
 
@@ -168,8 +168,7 @@ def test_diagnostics_resumed_are_diagnostics_uninterrupted(name: str, tmp_path: 
     second.advance(lambda: False)
     assert whole.diagnosed == second.diagnosed
     for loop in (whole, second):
-        loop.rest()
-        loop.finish({})
+        loop.rest({}).finish({})
     for one in cells:
         frames = [Store(tmp_path / part).diagnostics(one) for part in ("whole", "parts")]
         pd.testing.assert_frame_equal(*frames)
@@ -210,7 +209,8 @@ def test_an_exception_in_diagnose_fails_the_cells_that_it_is_of(
     monkeypatch.setattr(registry, "load", lambda name: Failing)
     (tmp_path / "jobs").mkdir()
     store = Store(tmp_path)
-    ended = LocalExecutor(store, "cpu", 0, PlainProgress([], 1, Console(quiet=True))).run([Job(cells=tuple(cells))])
+    quiet = PlainProgress([], 1, Console(quiet=True))
+    ended = LocalExecutor(store, quiet, Options("cpu", workers=0)).run([[Job(cells=tuple(cells))]])
     assert [ended[one.hash].state for one in cells] == ["done", "failed"]
     assert "ArithmeticError: no diagnosis" in store.status(cells[1]).reason
     assert store.diagnostics(cells[0])["metric"].unique().tolist() == ["action_error"]

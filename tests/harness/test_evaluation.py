@@ -111,7 +111,7 @@ def test_chunks_do_not_depend_on_the_workers(monkeypatch: pytest.MonkeyPatch, wo
     """However many there are; the pool itself is not started."""
     chunks: list[list[int]] = []
 
-    monkeypatch.setattr(Evaluator, "_here", lambda self, task, policy, seeds, limit: chunks.append(seeds))
+    monkeypatch.setattr(Evaluator, "_here", lambda self, *given: chunks.append(given[-2]))
     monkeypatch.setattr(Pool, "submit", lambda self, function, task, policy, seeds, limit, **_: chunks.append(seeds))
     Evaluator(workers).submit(TASK, Recorder(), range(23), None)
     assert [len(chunk) for chunk in chunks] == [10, 10, 3]
@@ -230,6 +230,16 @@ def test_an_exception_carries_the_workers_traceback(toys: ModuleType) -> None:
         assert 'raise ArithmeticError("the toy policy gives up")' in caught.value.trace
         (future,) = evaluator.submit(TASK, toys.Linear(weights()), [0], None)
         assert [episode.seed for episode in future.result(timeout=60)] == [0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_policy_is_timed_alone_and_for_ten(toys: ModuleType, workers: int) -> None:
+    with Evaluator(workers) as evaluator:
+        timed = evaluator.time(TASK, toys.Linear(weights()), None).result(timeout=300)
+        assert list(timed) == ["1", "10"]
+        assert all(milliseconds > 0 for milliseconds in timed.values())
+        with pytest.raises(UserCodeError, match="the toy policy gives up"):
+            evaluator.time(TASK, toys.Raising(weights()), None).result(timeout=300)
 
 
 def test_a_policy_that_kills_its_workers_fails_alone(

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from cells import make_cell, make_training
 from rich.console import Console
 from torch.utils._pytree import tree_leaves
 
@@ -17,12 +18,15 @@ from harness import capacity, registry
 from harness.cli.progress import PlainProgress
 from harness.data.dataset import load_dataset
 from harness.errors import ResultsError
+from harness.evaluation import Evaluator
 from harness.executors import local
 from harness.executors.local import LocalExecutor, resume
-from harness.plan import Cell, CellData, Job
+from harness.options import Options
+from harness.plan import Cell, Job
 from harness.store import EVERYTHING, Store
 from harness.suite import Evaluation
 from harness.tasks import find_task
+from harness.trained import Trained, is_trained
 from harness.training import Training
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -32,21 +36,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def cells(count: int, algorithm: str = "bc") -> list[Cell]:
-    kind = registry.load(algorithm)
-    return [
-        Cell(
-            task="OfflineBallRun-v0",
-            algorithm=algorithm,
-            algorithm_version=kind.version,
-            hyperparameters=kind.Hyperparameters(**SETTINGS[algorithm]).model_dump(mode="json"),
-            seed=seed,
-            cost_limit=40.0 if algorithm == "bc" else None,
-            evaluation_limits=(40.0,),
-            evaluation=Evaluation(every=None, episodes=1, final=1),
-            data=CellData(source="demo"),
-        )
-        for seed in range(count)
-    ]
+    fields: dict[str, Any] = {"cost_limit": 40.0 if algorithm == "bc" else None, "evaluation_limits": (40.0,)}
+    fields["evaluation"] = Evaluation(every=None, episodes=1, final=1)
+    return [make_cell(algorithm, SETTINGS[algorithm], seed=seed, **fields) for seed in range(count)]
 
 
 class Listener(PlainProgress):
@@ -82,7 +74,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def execute(store: Store, jobs: list[Job], **settings: Any) -> tuple[list[str], Listener]:
     listener = Listener()
-    ended = LocalExecutor(store, "cpu", 0, listener, **settings).run(jobs)
+    ended = LocalExecutor(store, listener, Options("cpu", workers=0, **settings)).run([jobs])
     return [status.state for status in ended.values()], listener
 
 
@@ -211,9 +203,7 @@ def test_a_checkpoint_goes_on_as_the_group_that_it_is(
 def _begun(store: Store) -> Job:
     """A job of three replicas with a checkpoint at step 7."""
     job = Job(cells=tuple(cells(3)))
-    dataset = load_dataset(find_task("BallRun"), "demo")
-    selections = [registry.load("bc").select(dataset, cell.config, cell.replica) for cell in job.cells]
-    begun = Training(job, dataset, selections, store, LocalExecutor(store, "cpu", 0, Listener()).evaluator)
+    begun = make_training(store.root, load_dataset(find_task("BallRun"), "demo"), *job.cells)
     begun.engine.run(7)
     begun.checkpoint()
     return job
@@ -231,7 +221,8 @@ def test_a_disk_that_refuses_ends_the_run_and_costs_no_checkpoint(
 
     monkeypatch.setattr(Store, method, refused)
     with pytest.raises(ResultsError, match=f"cannot write results: {os.strerror(number)}"):
-        execute(store, resume(store, list(job.cells)))
+        # A short job leaves no checkpoint, unless one is due.
+        execute(store, resume(store, list(job.cells)), checkpoint_seconds=0.0)
     monkeypatch.undo()
     assert store.unfinished_jobs() == [job]
     kept = store.read_checkpoint(job)
@@ -269,19 +260,17 @@ def test_a_damaged_cell_is_made_again(store: Store) -> None:
 
 def test_a_job_at_rest_holds_nothing_of_the_device(store: Store) -> None:
     job = Job(cells=tuple(cells(2)))
-    dataset = load_dataset(find_task("BallRun"), "demo")
-    selections = [registry.load("bc").select(dataset, cell.config, cell.replica) for cell in job.cells]
-    training = Training(job, dataset, selections, store, LocalExecutor(store, "cpu", 0, Listener()).evaluator)
+    training = make_training(store.root, load_dataset(find_task("BallRun"), "demo"), *job.cells)
     training.advance(lambda: False)
-    training.checkpoint()
-    before = store.read_checkpoint(job)
-    training.rest()
-    assert training.step == training.steps
+    trained = training.rest({})
     assert not {"engine", "algorithm", "draws"} & set(vars(training))
-    training.checkpoint()
-    again = Training(job, dataset, selections, store, training.evaluator)
-    assert again.step == training.steps
+    trained.checkpoint()
+    before = store.read_checkpoint(job)
+    assert is_trained(before)
+    assert before is not None
+    again = Trained.resumed(job, store, Evaluator(0), before)
+    again.checkpoint()
     assert equal(before, store.read_checkpoint(job))
-    training.collect()
-    assert [status.state for status in training.finish({}).values()] == ["done", "done"]
+    again.collect()
+    assert [status.state for status in again.finish({}).values()] == ["done", "done"]
     assert store.record(job.cells[0])["engine"] == "eager"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import suite_plan
 
 from harness import forecast as forecasts
 from harness import registry
@@ -24,8 +25,7 @@ from harness.forecast import (
     this_machine,
     update_flops,
 )
-from harness.plan import Job, expected_episodes, make_jobs, make_plan
-from harness.suite import SuiteFile
+from harness.plan import Job, expected_episodes, make_jobs
 from harness.tasks import Task, all_tasks, find_task
 
 FLOPS = update_flops(registry.load("bc"), registry.load("bc").Hyperparameters.model_validate({}), find_task("BallRun"))
@@ -48,11 +48,10 @@ def measurement(kind: str = "cpu", **changed: Any) -> Measurement:
 
 
 def jobs(tmp_path: Path, text: str = "") -> list[Job]:
-    path = tmp_path / "suite.yaml"
     lines = {"name": "x", "tasks": "[BallRun]", "seeds": "1", "steps": "1000", "algorithms": "[bc]"}
     lines |= dict(line.split(": ", 1) for line in text.splitlines())
-    path.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
-    return make_jobs(planned.cell for planned in make_plan(SuiteFile(path)).cells)
+    plan = suite_plan(tmp_path, "".join(f"{key}: {value}\n" for key, value in lines.items()))
+    return make_jobs(planned.cell for planned in plan.cells)
 
 
 def test_a_forecast_by_hand_on_a_cpu(tmp_path: Path) -> None:
@@ -78,6 +77,28 @@ def test_on_a_gpu_the_longer_one_counts(tmp_path: Path) -> None:
 def test_without_workers_one_waits_for_the_other(tmp_path: Path, kind: str) -> None:
     found = forecast(jobs(tmp_path), measurement(kind), workers=0)
     assert found.wall_seconds == pytest.approx(found.training_seconds + found.evaluation_seconds)
+
+
+def test_several_gpus_take_the_longest_first(tmp_path: Path) -> None:
+    """Groups of 50, 31, 29 and 20 s: 50 + 20 on the one, 31 + 29 on the other."""
+    some = [job for steps in (2000, 3100, 5000, 2900) for job in jobs(tmp_path, f"steps: {steps}")]
+    slow = measurement("cuda", policy_seconds={"bc-all": 100})
+    assert [forecast(some, measurement("cuda"), 2, devices).training_seconds for devices in (1, 2, 3, 9)] == [
+        pytest.approx(seconds) for seconds in (130, 70, 50, 50)
+    ]
+    assert forecast(some, measurement("cuda"), 2, 2).wall_seconds == pytest.approx(70)
+    assert forecast(some, slow, 2, 2).wall_seconds == forecast(some, slow, 2, 1).evaluation_seconds
+    alone, shared = (forecast(some, measurement("cuda"), 0, devices).wall_seconds for devices in (1, 2))
+    assert alone / 2 < shared < alone
+    assert "(2 cores), for 2 such GPUs: 1 min (" in forecast(some, measurement("cuda"), 2, 2).describe()
+
+
+def test_processes_on_a_cpu_share_its_cores(tmp_path: Path) -> None:
+    some = jobs(tmp_path, "tasks: [BallRun, BallCircle]")
+    assert forecast(some, measurement(), 2, 2).wall_seconds == forecast(some, measurement(), 2).wall_seconds
+    alone, shared = (forecast(some, measurement(), 0, devices) for devices in (1, 2))
+    assert shared.training_seconds == alone.training_seconds
+    assert shared.evaluation_seconds == pytest.approx(alone.evaluation_seconds / 2)
 
 
 def test_one_worker_on_two_cores_may_be_what_takes_longest(tmp_path: Path) -> None:
@@ -117,6 +138,8 @@ def test_what_nobody_measured_is_left_out_and_named(tmp_path: Path) -> None:
     assert found.unmeasured == ("cpq", "lspc")
     assert found.wall_seconds == base.wall_seconds
     assert found.describe().splitlines()[1] == "Left out, because not measured there: cpq, lspc."
+    fitted = forecast(jobs(tmp_path, "evaluation: {fqe: {}}"), measurement(), 2)
+    assert fitted.describe().splitlines()[1].startswith("Fitted Q-evaluation comes on top")
     none = forecast(jobs(tmp_path, "algorithms: [cpq]"), measurement(), 2)
     assert none.describe() == "No forecast: cpq was not measured on Made Up (2 cores)."
 
@@ -135,13 +158,28 @@ def test_durations() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["bc", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt", "lspc"])
+@pytest.mark.parametrize(
+    "name", ["bc", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt", "lspc", "caps", "ccac", "fisor", "trac"]
+)
 def test_operations_are_linear_in_the_batch(name: str) -> None:
     task, kind = find_task("CarCircle"), registry.load(name)
     config = kind.Hyperparameters.model_validate({**kind.published(task), "batch_size": 24})
     counted = count_flops(kind, config, task, 24)
     assert counted > 0
     assert update_flops(kind, config, task) == counted
+
+
+def test_every_phase_counts_by_its_share() -> None:
+    task, kind = find_task("BallRun"), registry.load("ccac")
+    sizes = {f"{part}_hidden_sizes": (16,) for part in ("actor", "critic", "vae", "classifier", "multiplier")}
+
+    def count(warm_up: float) -> float:
+        config = kind.Hyperparameters.model_validate({**sizes, "steps": 1000, "warm_up": warm_up})
+        return count_flops(kind, config, task, 8)
+
+    whole, half, quarter = count(0.0), count(0.5), count(0.25)
+    assert half < whole
+    assert whole - half == pytest.approx(2 * (whole - quarter), rel=1e-6)
 
 
 def test_operations_of_a_clone_by_hand() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cells import make_cell, make_training
 from torch import Tensor
 
-from harness import registry
 from harness.data.dataset import Dataset, load_dataset
-from harness.evaluation import Evaluator
-from harness.plan import Cell, CellData, Job
-from harness.store import DIAGNOSTICS, Store
+from harness.pending import Evaluations
+from harness.plan import Cell
+from harness.store import DIAGNOSTICS
 from harness.suite import FQE, Evaluation
 from harness.tasks import find_task
 from harness.training import Training
@@ -42,26 +42,8 @@ def dataset() -> Dataset:
 
 
 def cell(name: str, seed: int = 0, fqe: FQE | None = QUICK, **settings: Any) -> Cell:
-    kind = registry.load(name)
-    config = kind.Hyperparameters.model_validate({"steps": 6, **SMALL[name], **settings})
-    return Cell(
-        task=TASK.id,
-        algorithm=name,
-        algorithm_version=1,
-        hyperparameters=config.model_dump(mode="json"),
-        seed=seed,
-        cost_limit=None,
-        evaluation_limits=(10.0, 20.0),
-        told_limit=kind.acts_on_cost_limit(config),
-        evaluation=Evaluation(every=3, episodes=1, final=1, fqe=fqe),
-        data=CellData(source="demo"),
-    )
-
-
-def training(root: Path, dataset: Dataset, *cells: Cell, **how: Any) -> Training:
-    (root / "jobs").mkdir(parents=True, exist_ok=True)
-    selections = [registry.load(one.algorithm).select(dataset, one.config, one.replica) for one in cells]
-    return Training(Job(cells=cells), dataset, selections, Store(root), Evaluator(0), **how)
+    evaluation = Evaluation(every=3, episodes=1, final=1, fqe=fqe)
+    return make_cell(name, {"steps": 6, **SMALL[name], **settings}, seed=seed, evaluation=evaluation)
 
 
 def run(loop: Training) -> Training:
@@ -79,36 +61,36 @@ def tensors(state: Any) -> list[Tensor]:
 
 @pytest.fixture
 def no_roll_outs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Training, "_submit", lambda self, pending: self.pending.remove(pending))
+    monkeypatch.setattr(Evaluations, "submit", lambda *_: None)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_training_is_the_same_with_and_without(name: str, tmp_path: Path, dataset: Dataset) -> None:
-    with_it, without = (run(training(tmp_path / str(fqe), dataset, cell(name, fqe=fqe))) for fqe in (QUICK, None))
+    with_it, without = (run(make_training(tmp_path / str(fqe), dataset, cell(name, fqe=fqe))) for fqe in (QUICK, None))
     ours, theirs = (tensors(loop.algorithm.state_dict()) for loop in (with_it, without))
     assert len(ours) == len(theirs) > 5
     assert all(map(torch.equal, ours, theirs))
-    assert (with_it.curve, with_it.episodes) == (without.curve, without.episodes)
+    assert (with_it.curve, with_it.evaluations.episodes) == (without.curve, without.evaluations.episodes)
     assert (bool(with_it.diagnosed), without.diagnosed) == (True, [])
 
 
 @pytest.mark.usefixtures("no_roll_outs")
 def test_resumed_equals_uninterrupted(tmp_path: Path, dataset: Dataset) -> None:
     cells = [cell("lspc", seed) for seed in (0, 1)]
-    whole = run(training(tmp_path / "whole", dataset, *cells))
-    first = training(tmp_path / "parts", dataset, *cells)
+    whole = run(make_training(tmp_path / "whole", dataset, *cells))
+    first = make_training(tmp_path / "parts", dataset, *cells)
     first.advance(lambda: first.step >= 4)
     first.checkpoint()
     assert 0 < len(first.diagnosed) < len(whole.diagnosed)
-    second = run(training(tmp_path / "parts", dataset, *cells))
+    second = run(make_training(tmp_path / "parts", dataset, *cells))
     assert second.diagnosed == whole.diagnosed
 
 
 @pytest.mark.usefixtures("no_roll_outs")
 def test_alone_equals_grouped(tmp_path: Path, dataset: Dataset) -> None:
     cells = [cell("lspc", seed) for seed in range(3)]
-    grouped = run(training(tmp_path / "grouped", dataset, *cells, dtype=torch.float64))
-    alone = run(training(tmp_path / "alone", dataset, cells[1], dtype=torch.float64))
+    grouped = run(make_training(tmp_path / "grouped", dataset, *cells, dtype=torch.float64))
+    alone = run(make_training(tmp_path / "alone", dataset, cells[1], dtype=torch.float64))
     theirs = [{**row, "replica": 0} for row in grouped.diagnosed if row["replica"] == 1]
     assert len(theirs) == len(alone.diagnosed) == 2 * 2 * 2  # points, policies, metrics
     for one, other in zip(alone.diagnosed, theirs, strict=True):
@@ -135,14 +117,14 @@ def test_what_is_kept(tmp_path: Path, dataset: Dataset) -> None:
 
 
 def results(root: Path, dataset: Dataset, one: Cell, **how: Any) -> Any:
-    loop = run(training(root, dataset, one, **how))
-    loop.finish({})
+    loop = run(make_training(root, dataset, one, **how))
+    loop.rest({}).finish({})
     return loop.store.diagnostics(one)
 
 
 @pytest.mark.usefixtures("no_roll_outs")
 def test_a_diverged_replica_is_judged_no_more(tmp_path: Path, dataset: Dataset) -> None:
-    loop = training(tmp_path, dataset, cell("bc", 0), cell("bc", 1))
+    loop = make_training(tmp_path, dataset, cell("bc", 0), cell("bc", 1))
     with torch.no_grad():
         next(iter(loop.algorithm.actor.parameters()))[0] = float("nan")  # type: ignore[attr-defined]
     run(loop)

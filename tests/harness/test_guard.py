@@ -7,6 +7,7 @@ import pickle
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,27 @@ import torch
 
 from harness import guard as module
 from harness.errors import UserError
-from harness.guard import Interrupt, TookTooLong, UserCodeError, guard, interruptible, line, told, within
+from harness.guard import Interrupt, TookTooLong, UserCodeError, guard, interruptible, line, restored, told, within
+
+
+def test_what_others_stand_on_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+
+    def change() -> None:
+        os.chdir("/")
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(threads + 1)
+        torch.set_float32_matmul_precision("medium")
+        raise KeyError
+
+    with pytest.raises(KeyError), restored():
+        change()
+    assert Path.cwd() == tmp_path
+    assert torch.is_grad_enabled()
+    assert (torch.get_default_dtype(), torch.get_num_threads()) == (torch.float32, threads)
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 class UntoldError(Exception):
@@ -38,6 +59,7 @@ class MyUserError(UserError):
         (ValueError("no such thing"), "ValueError: no such thing"),
         (ValueError(""), "ValueError"),
         (ValueError("two\n  lines"), "ValueError: two lines"),
+        (ValueError("\x1b[1mbold\x1b[0m \x1b]0;title\x07 \u202eback\r\nline"), "ValueError: bold ]0;title back line"),
         (ValueError("\udcff"), "ValueError: \\udcff"),
         (ValueError("x" * 10_000), f"ValueError: {'x' * 488} [...]"),
         (SystemExit(0), "SystemExit: 0"),

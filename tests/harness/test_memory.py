@@ -1,4 +1,4 @@
-"""Freed memory is used again: the system need not clear it page by page."""
+"""Freed memory is used again: the system need not clear it page by page; and the most that was in use."""
 
 from __future__ import annotations
 
@@ -38,3 +38,25 @@ def test_a_large_array_costs_hardly_a_page_fault_the_second_time() -> None:
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert not memory.keep_freed_memory()
+
+
+PEAK = """
+from pathlib import Path
+from types import SimpleNamespace
+from harness import memory
+device, size = SimpleNamespace(type="cpu"), 200_000_000
+memory.forget_peak(device)
+before = memory.peak(device)
+taken = bytearray(b"1") * size
+del taken
+grown = memory.peak(device)
+assert grown - before > 0.9 * size, (before, grown)
+if Path("/proc/self/clear_refs").exists():
+    memory.forget_peak(device)
+    assert memory.peak(device) < grown - 0.5 * size
+"""
+
+
+def test_the_most_memory_is_that_since_it_was_forgotten() -> None:
+    """Or, where the system does not forget, the most so far."""
+    subprocess.run([sys.executable, "-c", PEAK], check=True)

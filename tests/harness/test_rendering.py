@@ -7,21 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
+from running import call, plan_of, run
 
 from harness import simulators
-from harness.cli import main
 from harness.errors import UserError
 from harness.evaluation import roll_out
 from harness.plan import Plan
-from harness.rendering import restore_policy, save
+from harness.policies import restore_policy
+from harness.rendering import save
 from harness.store import Store
 from harness.tasks import find_task
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +26,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     overrides = ["tasks=[BallRun]", "steps=3", "seeds=1", "cost_limits=[10, 20]", "evaluation={final: 2}"]
     options = [option for override in overrides for option in ("--set", override)]
-    done = call("run", "demo", "--results", folder, "--workers", 0, "--device", "cpu", *options)
+    done = run("demo", folder, *options)
     assert done.exit_code == 0, done.output
     return folder
 
 
 @pytest.fixture
 def plan(results: Path) -> Plan:
-    (plan,) = Store(results).plans()
-    return plan
+    return plan_of(results)
 
 
 def test_policies_come_back_as_they_were(results: Path, plan: Plan) -> None:
@@ -57,7 +52,8 @@ def test_policies_come_back_as_they_were(results: Path, plan: Plan) -> None:
                 assert [episode.episode_return for episode in again] == mine["episode_return"].tolist(), name
                 assert [episode.cost for episode in again] == mine["cost"].tolist(), name
             seen.add(name)
-    assert seen == {"lspc-s", "lspc-o", "bc-all", "bc-safe", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt"}
+    classic = {"lspc-s", "lspc-o", "bc-all", "bc-safe", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt"}
+    assert seen == classic | {"caps-iql", "caps-sac", "ccac", "fisor", "trac"}
 
 
 @pytest.mark.parametrize("name", ["BallRun", "CarCircle", "PointGoal1", "SwimmerVelocity", "easysparse"])
@@ -94,7 +90,7 @@ def test_a_film_shows_the_evaluated_episode(results: Path, tmp_path: Path) -> No
     common = ("render", results, "--task", "BallRun", "--every", 10)
     done = call(*common, "--policy", "cdt", "--limit", 20, "--episode", 1, "--output", path)
     assert done.exit_code == 0, done.output
-    assert f"Wrote {path}: 11 pictures of 100 steps, return " in done.stdout
+    assert f"Wrote {path}: 11 frames of 100 steps, return " in done.stdout
     assert done.stdout.endswith(" of 20. As evaluated.\n")
     with Image.open(path) as image:
         assert (image.n_frames, image.size) == (11, (480, 404))

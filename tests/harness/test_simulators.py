@@ -120,6 +120,27 @@ def test_bullet_equals_dsrl_step_for_step(task: Task, dsrl: ModuleType) -> None:
     environment.close()
 
 
+def test_a_step_of_bullet_reads_the_agents_state_once_and_anew_when_something_changed() -> None:
+    environment: Any = simulators.make(find_task("BallRun"))
+    environment.reset(0)
+    client, agent, reads = environment._env.unwrapped.bc, environment._env.unwrapped.agent, []
+    read = client.getBaseVelocity
+
+    def counted(body: int) -> Any:
+        reads.append(body)
+        return read(body)
+
+    client.getBaseVelocity = counted
+    for action in actions(environment, 0, steps=5):
+        environment.step(action)
+    assert len(reads) == 5
+    agent.get_state()[:] = 7
+    assert not (agent.get_state() == 7).any()
+    client.resetBaseVelocity(agent.body_id, [1.5, 0, 0], [0, 0, 0])
+    assert agent.get_state()[3] == 1.5
+    environment.close()
+
+
 def test_bullet_leaves_global_generators_and_standard_output_alone(capfd: pytest.CaptureFixture[str]) -> None:
     np.random.seed(0)
     random.seed(0)
@@ -339,6 +360,7 @@ for task in all_tasks().values():
 """
 
 
+@pytest.mark.long
 def test_navigation_is_the_same_bit_for_bit_without_the_speed_up() -> None:
     pytest.importorskip("safety_gymnasium")
     plain, fast = (

@@ -12,20 +12,25 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rliable import metrics
+from running import suite_plan
 
-from harness.plan import PlannedCell, make_plan
+from harness.plan import PlannedCell
 from harness.statistics import (
+    MEANS,
+    Scope,
     final_episodes,
     interquartile_mean,
     interval,
+    iqm,
     overall_scores,
     planned_limits,
     planned_runs,
+    run_means,
     seed_matrix,
     task_scores,
 )
 from harness.store import Status, Store
-from harness.suite import SuiteFile
 from harness.tasks import find_task, within
 
 SUITE = """
@@ -46,9 +51,8 @@ class Results:
     def __init__(
         self, folder: Path, tasks: str = "BallRun", mode: str = "all", seeds: int = 1, limits: str = "[10, 20]"
     ) -> None:
-        path = folder / "suite.yaml"
-        path.write_text(SUITE.format(tasks=tasks, mode=mode, seeds=seeds, limits=limits))
-        self.plan, self.store, self.row = make_plan(SuiteFile(path)), Store(folder), f"bc-{mode}"
+        self.plan = suite_plan(folder, SUITE.format(tasks=tasks, mode=mode, seeds=seeds, limits=limits))
+        self.store, self.row = Store(folder), f"bc-{mode}"
 
     def cell(self, task: str, seed: int, limit: float | None = None) -> PlannedCell:
         key = (find_task(task).id, seed, limit)
@@ -249,6 +253,46 @@ def test_iqm_is_the_mean_of_the_middle_half(values: list[float]) -> None:
     quarter = len(values) // 4
     matrix = np.array(values).reshape(-1, 2)
     assert interquartile_mean(matrix) == pytest.approx(np.mean(sorted(values)[quarter : 3 * quarter]), abs=1e-9)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=40), st.integers(1, 4))
+def test_iqm_is_rliables_to_the_last_digit(values: list[float], tasks: int) -> None:
+    matrix = np.array(values * tasks).reshape(-1, tasks)
+    assert iqm(matrix) == metrics.aggregate_iqm(matrix)
+
+
+@pytest.mark.parametrize("scope", [Scope(), Scope(limit=1), Scope("bullet", 0), Scope("velocity"), Scope("metadrive")])
+def test_scores_are_what_plain_pandas_gives(tmp_path: Path, scope: Scope) -> None:
+    """Episode by episode, group by group; some runs are missing, and the others in no order."""
+    plan = Results(tmp_path, tasks="BallRun, CarRun, AntVelocity", seeds=7, limits="[10, 20, 0]").plan
+    draws, rows = np.random.default_rng(3), []
+    for planned in draws.permutation(np.array(plan.cells, dtype=object)):
+        for limit in planned.cell.evaluation_limits:
+            about = {"row": "bc-all", "task": planned.cell.task, "seed": planned.cell.seed, "limit": limit}
+            rows += [about | dict(zip(MEANS, draws.normal(size=3), strict=True)) for _ in range(draws.integers(4))]
+    whole = pd.DataFrame(rows)
+    limits = scope.limits(plan)
+    kept = [limit in limits.get(task, ()) for task, limit in zip(whole["task"], whole["limit"], strict=True)]
+    episodes = scope.of(whole, plan)
+    pd.testing.assert_frame_equal(episodes, whole[kept], check_exact=True)
+    runs = scope.of(run_means(whole), plan)
+    scores = task_scores(episodes, plan, scope, runs)
+    assert scores == task_scores(episodes, plan, scope)
+    groups = episodes.groupby(["row", "task"], sort=False)
+    assert list(scores) == [key for key, _ in groups]
+    for (row, task), group in groups:
+        means = group.groupby(["seed", "limit"])[list(MEANS)].mean()
+        score = scores[row, task]
+        assert [score.reward, score.cost, score.satisfaction] == pytest.approx(means.mean().tolist(), rel=1e-11)
+        assert score.covered == len(means)
+    overall = overall_scores(episodes, plan, scope, runs)
+    assert overall == overall_scores(episodes, plan, scope)
+    assert overall.keys() == set(episodes["row"])
+    for row, score in overall.items():
+        costs = np.sort(episodes[episodes["row"] == row]["cost"].to_numpy())
+        assert score.cost_tail == costs[-max(1, round(0.1 * len(costs))) :].mean()
+        matrix = seed_matrix(episodes, planned_limits(plan, scope)[row])
+        assert score.iqm == (metrics.aggregate_iqm(matrix) if len(matrix) else None)
 
 
 def test_interval_repeats_and_leaves_numpys_generator_alone() -> None:

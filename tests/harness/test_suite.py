@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness.errors import UserError
+from harness.errors import SuiteError, UserError
 from harness.suite import MOST_SEEDS, SuiteFile, builtin_suites, read_suite
 
 GOOD = """\
@@ -103,6 +103,10 @@ def test_a_good_suite(write_suite: WriteSuite) -> None:
         # empty
         ("[1, 2]", "[]", 15, ["algorithms.bc.grid.batch_size: must not be empty"]),
         ("seeds: [3, 5]", "cost_limits: []", 16, ["cost_limits: must not be empty"]),
+        ("seeds: [3, 5]", "cost_limits: {}", 16, ["cost_limits: must not be empty"]),
+        ("seeds: [3, 5]", "cost_limits: {bulet: [5]}", 16, ["no family is called 'bulet'. Did you mean 'bullet'?"]),
+        ("seeds: [3, 5]", "cost_limits: {bullet: [5, low]}", 16, ["cost_limits.bullet.1: ", "not 'low'"]),
+        ("seeds: [3, 5]", "cost_limits: {bullet: []}", 16, ["cost_limits.bullet: must not be empty"]),
         ("seeds: [3, 5]", "seeds: []", 16, ["seeds: must not be empty"]),
         ("  - BallRun\n  - Car*\n", "  []\n", 2, ["tasks: must not be empty"]),
         # seeds
@@ -173,9 +177,9 @@ def test_a_mistake_is_told_with_its_line(
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("", "a suite is a mapping"),
-        ("- a\n- b\n", "a suite is a mapping"),
-        ("just text", "a suite is a mapping"),
+        ("", "needs a mapping with keys such as name, tasks, algorithms"),
+        ("- a\n- b\n", "needs a mapping with keys such as name, tasks, algorithms"),
+        ("just text", "needs a mapping with keys such as name, tasks, algorithms"),
         ("name: mine\nalgorithms: [bc]\n", "the key 'tasks' is missing"),
         ("tasks: [all]\nalgorithms: [bc]\n", "the key 'name' is missing"),
         ("name: mine\ntasks: [all]\n", "the key 'algorithms' is missing"),
@@ -189,6 +193,10 @@ def test_a_mistake_is_told_with_its_line(
         ("name: mine\ntasks: [all]\nalgorithms:\n", ":3: algorithms: must be a mapping, not None"),
         ("name: mine\ntasks: [all]\nalgorithms: {}\n", ":3: algorithms: must not be empty"),
         ("name: mine\ntasks: [all]\nalgorithms: []\n", ":3: algorithms: must not be empty"),
+        (
+            "name: mine\ntasks: [all]\nalgorithms: {' ': {algorithm: bc}}\n",
+            ":3: algorithms: an algorithm needs a label",
+        ),
         ("name: mine\ntasks: [all]\nalgorithms: [bc, bc]\n", ":3: algorithms: names an algorithm twice"),
         ("name: mine\ntasks: [all]\nalgorithms: [{bc: 3}]\n", ":3: algorithms: must be a mapping"),
         ("name: mine\ntasks: [all]\nalgorithms: {bc: 3}\n", ":3: algorithms.bc: must be a mapping, not 3"),
@@ -207,8 +215,8 @@ def test_what_is_no_suite_at_all(write_suite: WriteSuite, text: str, part: str) 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(bytes(range(128, 256)))
-    assert "cannot read the suite, it is no text" in message(binary)
-    assert "cannot read the suite: Is a directory" in message(tmp_path)
+    assert "cannot read it, it is no text" in message(binary)
+    assert "cannot read it: it is a folder" in message(tmp_path)
     for name in ("absent.yaml", "a" * 5000, "nul\0"):
         with pytest.raises(UserError, match=r"no such suite: .* is neither a file nor built in"):
             read_suite(str(tmp_path / name))
@@ -374,7 +382,7 @@ def test_a_bad_override_is_blamed_by_name(write_suite: WriteSuite, override: str
 @pytest.mark.parametrize("override", ["seeds", "=3", ".seeds=3", "evaluation..final=3", "evaluation.=3", "", "="])
 def test_a_malformed_override(write_suite: WriteSuite, override: str) -> None:
     assert message(write_suite(GOOD), override) == (
-        f"--set wants KEY=VALUE with a dotted key such as evaluation.final=5, not {override!r}"
+        f"--set needs KEY=VALUE with a dotted key such as evaluation.final=5, not {override!r}"
     )
 
 
@@ -386,10 +394,16 @@ def test_algorithms_can_be_replaced(write_suite: WriteSuite) -> None:
 def test_a_place_without_a_line_of_its_own_has_its_nearest_parents(write_suite: WriteSuite) -> None:
     path = write_suite(GOOD)
     file = SuiteFile(path, ["evaluation.episodes=3"])
-    assert str(file.error("x", "algorithms", "bc", "tasks", "BallRun")) == f"{path}:11: x"
-    assert str(file.error("x", "cost_limits")) == f"{path}: x"
-    assert str(file.error("x", "evaluation", "episodes")) == "--set evaluation.episodes=3: x"
-    assert str(file.error("x", "evaluation")) == f"{path}:17: x"
+
+    def told(*place: str) -> str:
+        with pytest.raises(UserError) as caught, file.located():
+            raise SuiteError("x", *place)
+        return str(caught.value)
+
+    assert told("algorithms", "bc", "tasks", "BallRun") == f"{path}:11: x"
+    assert told("cost_limits") == f"{path}: x"
+    assert told("evaluation", "episodes") == "--set evaluation.episodes=3: x"
+    assert told("evaluation") == f"{path}:17: x"
 
 
 SECTIONS = ["name", "tasks", "algorithms", "seeds", "steps", "cost_limits", "evaluation", "data", "grid"]
@@ -410,7 +424,7 @@ def only_refused(path: Path, overrides: list[str]) -> None:
         assert str(error)  # noqa: PT017 - it may pass, too
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(KEYS, VALUES, max_size=5),
     st.lists(st.tuples(st.lists(KEYS, min_size=1, max_size=5), VALUES | st.text()), max_size=3),

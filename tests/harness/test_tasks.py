@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib.util
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from conftest import load
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,12 +29,7 @@ def load_dsrl(module: str) -> ModuleType:
         path = next(Path(str(file.locate())) for file in files("dsrl") or () if str(file) == f"dsrl/{module}.py")
     except (PackageNotFoundError, StopIteration):
         pytest.skip("dsrl is not installed")
-    spec = importlib.util.spec_from_file_location(f"dsrl_{module}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return load(path)
 
 
 def test_table_is_dsrls() -> None:

@@ -8,42 +8,63 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cells import make_cell, make_training
 from recording import GPU, Recording
 from rich.console import Console
 from torch import Tensor
 
 from harness import engine as engines
 from harness import registry
+from harness.algorithm import Algorithm
 from harness.cli.progress import PlainProgress
 from harness.data.dataset import Dataset, load_dataset
 from harness.errors import UserError
 from harness.evaluation import Evaluator
 from harness.executors import local
+from harness.options import Options
 from harness.plan import Cell, CellData, Job
 from harness.store import Status, Store
 from harness.suite import Evaluation
 from harness.tasks import find_task
 from harness.training import Training
 
-CRITIC = {"steps": 150, "batch_size": 16, "actor_hidden_sizes": (16, 16), "critic_hidden_sizes": (16, 16)}
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
+CRITIC = {"steps": 80, "batch_size": 16, "actor_hidden_sizes": (16, 16), "critic_hidden_sizes": (16, 16)}
 SMALL: dict[str, dict[str, Any]] = {
-    "lspc": {"steps": 150, "batch_size": 32, "hidden_sizes": (16, 16), "latent_dim": 4},
-    "bc": {"steps": 150, "batch_size": 32, "hidden_sizes": (16, 16), "mode": "safe"},
+    "lspc": {"steps": 80, "batch_size": 32, "hidden_sizes": (16, 16), "latent_dim": 4},
+    "bc": {"steps": 80, "batch_size": 32, "hidden_sizes": (16, 16), "mode": "safe"},
     "bcq-lag": {**CRITIC, "vae_hidden_size": 16, "sampled_actions": 3},
     "bear-lag": {**CRITIC, "vae_hidden_size": 16, "sampled_actions": 3, "mmd_samples": 3},
     "cpq": {**CRITIC, "vae_hidden_size": 16, "sampled_actions": 3},
     "coptidice": CRITIC,
     "cdt": {
-        "steps": 150,
+        "steps": 80,
         "batch_size": 8,
         "sequence_length": 3,
         "embedding_dim": 8,
         "num_layers": 1,
         "num_heads": 2,
-        "warmup_steps": 100,
+        "warmup_steps": 60,
+    },
+    "caps": {**CRITIC, "iql_cosine_steps": 60},
+    "caps, sac": {**CRITIC, "backbone": "sac", "heads": 3},
+    "ccac": {
+        **CRITIC,
+        "vae_hidden_sizes": (16, 16),
+        "latent_size": 4,
+        "classifier_hidden_sizes": (16, 16),
+        "multiplier_hidden_sizes": (16, 16),
+    },
+    "trac": {"steps": 80, "batch_size": 8, "hidden_sizes": (16, 16), "seg_ratio": 0.1, "warmup_steps": 40},
+    "fisor": {
+        **{name: value for name, value in CRITIC.items() if name != "actor_hidden_sizes"},
+        **{"width": 16, "blocks": 2, "time_size": 8, "frequencies": 4, "samples": 3, "actor_cosine_updates": 120},
     },
 }
-SMALL |= {f"osrl-{name}": settings for name, settings in SMALL.items() if name != "lspc"}
+"""By name, and what follows a comma."""
+REFERENCED = ("bc", "bcq-lag", "bear-lag", "cpq", "coptidice", "cdt")
+SMALL |= {f"osrl-{name}": SMALL[name] for name in REFERENCED}
 NATIVE = [name for name in SMALL if not name.startswith("osrl-")]
 
 
@@ -52,28 +73,19 @@ def dataset() -> Dataset:
     return load_dataset(find_task("BallRun"), "demo")
 
 
+def loaded(name: str) -> type[Algorithm[Any]]:
+    return registry.load(name.partition(",")[0])
+
+
 def cell(algorithm: str, seed: int, limit: float | None = None, **settings: Any) -> Cell:
-    model = registry.load(algorithm).Hyperparameters
-    return Cell(
-        task="OfflineBallRun-v0",
-        algorithm=algorithm,
-        algorithm_version=1,
-        hyperparameters=model(**{**SMALL[algorithm], **settings}).model_dump(mode="json"),
+    return make_cell(
+        algorithm.partition(",")[0],
+        {**SMALL[algorithm], **settings},
         seed=seed,
         cost_limit=limit,
         evaluation_limits=(10.0, 20.0) if limit is None else (limit,),
-        told_limit=registry.load(algorithm).acts_on_cost_limit(model(**SMALL[algorithm])),
-        evaluation=Evaluation(every=50, episodes=1, final=2),
-        data=CellData(source="demo"),
+        evaluation=Evaluation(every=30, episodes=1, final=2),
     )
-
-
-def training(root: Path, dataset: Dataset, *cells: Cell, dtype: torch.dtype = torch.float32, **how: Any) -> Training:
-    store = Store(root)
-    (root / "jobs").mkdir(parents=True, exist_ok=True)
-    algorithm = registry.load(cells[0].algorithm)
-    selections = [algorithm.select(dataset, cells[0].config, one.replica) for one in cells]
-    return Training(Job(cells=cells), dataset, selections, store, Evaluator(0), dtype=dtype, **how)
 
 
 ENGINES = ["eager", "recorded", pytest.param("cuda graph", marks=GPU)]
@@ -111,7 +123,7 @@ def tensors(state: Any, replica: int, replicas: int) -> list[Tensor]:
 
 def limits(algorithm: str, *values: float) -> list[float | None]:
     """These where training depends on the limit, ``None`` elsewhere."""
-    kind = registry.load(algorithm)
+    kind = loaded(algorithm)
     return (
         list(values) if kind.depends_on_cost_limit(kind.Hyperparameters(**SMALL[algorithm])) else [None] * len(values)
     )
@@ -122,8 +134,8 @@ def limits(algorithm: str, *values: float) -> list[float | None]:
 def test_alone_equals_grouped(tmp_path: Path, dataset: Dataset, algorithm: str, engine: str) -> None:
     """Tolerance 1e-10 in float64: batched matrix products may round differently for other group sizes."""
     cells = [cell(algorithm, seed, limit) for seed, limit in enumerate(limits(algorithm, 10.0, 20.0, 40.0))]
-    grouped = run(training(tmp_path / "grouped", dataset, *cells, dtype=torch.float64, **how(engine)))
-    alone = run(training(tmp_path / "alone", dataset, cells[1], dtype=torch.float64, **how(engine)))
+    grouped = run(make_training(tmp_path / "grouped", dataset, *cells, dtype=torch.float64, **how(engine)))
+    alone = run(make_training(tmp_path / "alone", dataset, cells[1], dtype=torch.float64, **how(engine)))
     ours = tensors(grouped.algorithm.state_dict(), 1, 3)
     theirs = tensors(alone.algorithm.state_dict(), 0, 1)
     assert len(ours) == len(theirs) > 10
@@ -137,25 +149,25 @@ def test_alone_equals_grouped(tmp_path: Path, dataset: Dataset, algorithm: str, 
 @pytest.mark.parametrize(
     ("algorithm", "stop_at", "engine"),
     [
-        *((name, 100, "eager") for name in SMALL),
-        *((name, step, "eager") for name in ("lspc", "bc", "cdt") for step in (1, 64, 149)),
-        *((name, 100, "recorded") for name in NATIVE),
+        *((name, 70, "eager") for name in SMALL),
+        *((name, step, "eager") for name in ("lspc", "bc", "cdt") for step in (1, 64, 79)),
+        *((name, 70, "recorded") for name in NATIVE),
         *((name, 2, "recorded") for name in ("lspc", "cdt")),
-        *(pytest.param(name, 100, "cuda graph", marks=GPU) for name in NATIVE),
+        *(pytest.param(name, 70, "cuda graph", marks=GPU) for name in NATIVE),
     ],
     indirect=["engine"],
 )
 def test_resumed_equals_uninterrupted(
     tmp_path: Path, dataset: Dataset, algorithm: str, stop_at: int, engine: str
 ) -> None:
-    seeds = (0, 1) if registry.load(algorithm).max_replicas is None else (0,)
+    seeds = (0, 1) if loaded(algorithm).max_replicas is None else (0,)
     cells = [cell(algorithm, seed, *limits(algorithm, 10.0)) for seed in seeds]
-    whole = run(training(tmp_path / "whole", dataset, *cells, **how(engine)))
-    first = training(tmp_path / "parts", dataset, *cells, **how(engine))
+    whole = run(make_training(tmp_path / "whole", dataset, *cells, **how(engine)))
+    first = make_training(tmp_path / "parts", dataset, *cells, **how(engine))
     first.log_every = whole.log_every
     first.advance(lambda: first.step >= stop_at)
     first.checkpoint()  # before the roll-outs are taken in: they belong to the checkpoint
-    second = training(tmp_path / "parts", dataset, *cells, **how(engine))
+    second = make_training(tmp_path / "parts", dataset, *cells, **how(engine))
     assert second.step == first.step
     run(second)
     for one, other in zip(_flat(whole.algorithm.state_dict()), _flat(second.algorithm.state_dict()), strict=True):
@@ -163,7 +175,7 @@ def test_resumed_equals_uninterrupted(
     assert whole.curve == second.curve
     key = ("replica", "step", "policy", "cost_limit", "episode")
     order = lambda row: tuple(row[name] for name in key)  # noqa: E731
-    assert sorted(whole.episodes, key=order) == sorted(second.episodes, key=order)
+    assert sorted(whole.evaluations.episodes, key=order) == sorted(second.evaluations.episodes, key=order)
 
 
 def _flat(state: Any) -> list[Tensor]:
@@ -175,15 +187,16 @@ def _flat(state: Any) -> list[Tensor]:
 
 def test_the_same_seed_twice_is_equal_and_another_is_not(tmp_path: Path, dataset: Dataset) -> None:
     first, second, other = (
-        run(training(tmp_path / name, dataset, cell("bc", seed, 10.0))) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        run(make_training(tmp_path / name, dataset, cell("bc", seed, 10.0)))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert first.curve == second.curve
     assert first.curve != other.curve
-    assert first.episodes == second.episodes
+    assert first.evaluations.episodes == second.evaluations.episodes
 
 
 def test_replicas_of_one_job_do_not_share_noise_or_weights(tmp_path: Path, dataset: Dataset) -> None:
-    loop = training(tmp_path, dataset, cell("lspc", 0), cell("lspc", 1))
+    loop = make_training(tmp_path, dataset, cell("lspc", 0), cell("lspc", 1))
     batch, noise = loop.draws.at(0)
     assert not torch.equal(batch["observations"][0], batch["observations"][1])
     assert not torch.equal(noise["vae"][0], noise["vae"][1])
@@ -192,43 +205,43 @@ def test_replicas_of_one_job_do_not_share_noise_or_weights(tmp_path: Path, datas
 
 
 def test_a_changed_dataset_is_refused_on_resume(tmp_path: Path, dataset: Dataset) -> None:
-    first = training(tmp_path, dataset, cell("bc", 0, 10.0))
+    first = make_training(tmp_path, dataset, cell("bc", 0, 10.0))
     first.advance(lambda: first.step >= 10)
     first.checkpoint()
     changed = Dataset(dataset.task, dataset.path, dataset.source, dataset.arrays, sha256="other")
     with pytest.raises(UserError, match="has changed since"):
-        training(tmp_path, changed, cell("bc", 0, 10.0))
+        make_training(tmp_path, changed, cell("bc", 0, 10.0))
 
 
 def test_a_diverged_replica_stops_alone(tmp_path: Path, dataset: Dataset) -> None:
     cells = (cell("bc", 0, 10.0), cell("bc", 1, 10.0))
-    healthy = run(training(tmp_path / "healthy", dataset, *cells))
-    loop = training(tmp_path / "sick", dataset, *cells)
+    healthy = run(make_training(tmp_path / "healthy", dataset, *cells))
+    loop = make_training(tmp_path / "sick", dataset, *cells)
     with torch.no_grad():
         next(iter(loop.algorithm.actor.parameters()))[0] = float("nan")  # type: ignore[attr-defined]
     run(loop)
     assert list(loop.stopped) == [0]
     assert "actor_loss not finite in steps 1 to 1" in loop.stopped[0]
-    ended = loop.finish({})
+    ended = loop.rest({}).finish({})
     assert (ended[0].state, ended[1].state) == ("diverged", "done")
-    assert {row["replica"] for row in loop.episodes} == {1}
-    assert [row for row in healthy.episodes if row["replica"] == 1] == loop.episodes
+    assert {row["replica"] for row in loop.evaluations.episodes} == {1}
+    assert [row for row in healthy.evaluations.episodes if row["replica"] == 1] == loop.evaluations.episodes
 
 
 def test_results_hold_what_is_promised(tmp_path: Path, dataset: Dataset) -> None:
     one = cell("lspc", 0)
-    loop = run(training(tmp_path, dataset, one))
-    loop.finish({"versions": {}})
+    loop = run(make_training(tmp_path, dataset, one))
+    loop.rest({}).finish({"versions": {}})
     store = Store(tmp_path)
     episodes = store.episodes(one)
     assert sorted(episodes["policy"].unique()) == ["lspc-o", "lspc-s"]
     counts = episodes.groupby(["policy", "step"]).size().unstack()
-    assert counts.columns.tolist() == [50, 100, 150]
+    assert counts.columns.tolist() == [30, 60, 80]
     assert counts.to_numpy().tolist() == [[1, 1, 2]] * 2
     assert episodes["cost_limit"].isna().all()
-    assert (episodes["length"] == 100).all()
+    assert (episodes["length"] == 10).all()
     curve = store.training(one)
-    assert curve["step"].tolist() == list(range(1, 151))
+    assert curve["step"].tolist() == list(range(1, 81))
     assert np.isfinite(curve.to_numpy()).all()
     record = store.record(one)
     assert record["dataset"]["sha256"] == dataset.sha256
@@ -240,13 +253,13 @@ def test_a_resumed_group_whose_data_changed_leaves_done_cells_alone(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, unfinished = cell("bc", 0, 10.0), cell("bc", 1, 10.0)
-    interrupted = training(tmp_path, dataset, done, unfinished)
+    interrupted = make_training(tmp_path, dataset, done, unfinished)
     interrupted.checkpoint()
     interrupted.store.set_status(done, Status("done"))
     changed = Dataset(dataset.task, dataset.path, dataset.source, dataset.arrays, sha256="other")
     monkeypatch.setattr(CellData, "load", lambda self, task: (changed, None))
     quiet = PlainProgress([], 1, Console(quiet=True))
-    ended = local.LocalExecutor(interrupted.store, "cpu", 0, quiet).run([interrupted.job])
+    ended = local.LocalExecutor(interrupted.store, quiet, Options("cpu", workers=0)).run([[interrupted.job]])
     assert [status.state for status in ended.values()] == ["failed"]
     assert "has changed since" in ended[unfinished.hash].reason
     assert interrupted.store.status(done).state == "done"
@@ -256,8 +269,8 @@ def test_a_resumed_group_whose_data_changed_leaves_done_cells_alone(
 @pytest.mark.parametrize("algorithm", NATIVE)
 def test_a_gpu_learns_what_the_cpu_learns(tmp_path: Path, dataset: Dataset, algorithm: str) -> None:
     """The draws differ between devices, so losses are compared, not weights."""
-    one = cell(algorithm, 0, *limits(algorithm, 10.0))
-    settings = registry.load(algorithm)
+    one = cell(algorithm, 0, *limits(algorithm, 10.0), steps=150)
+    settings = loaded(algorithm)
     selections = [settings.select(dataset, one.config, one.replica)]
     curves = []
     for device in ("cpu", "cuda"):

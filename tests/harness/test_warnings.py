@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from cells import make_cell, make_training
 from click.testing import CliRunner
 
 from harness import registry
 from harness.cli import main
 from harness.data.dataset import Dataset, load_dataset
-from harness.evaluation import Evaluator
-from harness.plan import Cell, CellData, Job, Plan, PlannedCell
+from harness.plan import Cell, Plan, PlannedCell
 from harness.report.leaderboard import make_leaderboard
 from harness.report.warnings import describe_warnings
 from harness.store import Store
 from harness.suite import Evaluation
 from harness.tasks import find_task
-from harness.training import Training, lasting_warnings
+from harness.trained import lasting_warnings
+from harness.training import Training
 
 DEAD = "its cost value is 0 in every state: the safety constraint does not tell states apart"
 
@@ -30,23 +31,12 @@ def dataset() -> Dataset:
 
 def cell(seed: int) -> Cell:
     settings = {"steps": 40, "batch_size": 32, "hidden_sizes": (8, 8), "latent_dim": 2}
-    return Cell(
-        task="OfflineBallRun-v0",
-        algorithm="lspc",
-        algorithm_version=registry.load("lspc").version,
-        hyperparameters=registry.load("lspc").Hyperparameters(**settings).model_dump(mode="json"),
-        seed=seed,
-        cost_limit=None,
-        evaluation_limits=(10.0,),
-        evaluation=Evaluation(final=1),
-        data=CellData(source="demo"),
-    )
+    evaluation = Evaluation(final=1)
+    return make_cell("lspc", settings, seed=seed, evaluation_limits=(10.0,), evaluation=evaluation)
 
 
 def training(store: Store, dataset: Dataset, said: list[str]) -> Training:
-    job = Job(cells=(cell(0), cell(1)))
-    selections = [registry.load("lspc").select(dataset, one.config, one.replica) for one in job.cells]
-    return Training(job, dataset, selections, store, Evaluator(0), note=said.append)
+    return make_training(store.root, dataset, cell(0), cell(1), note=said.append)
 
 
 def fix_cost_value(loop: Training, replica: int, value: float) -> None:
@@ -57,20 +47,25 @@ def fix_cost_value(loop: Training, replica: int, value: float) -> None:
         last.bias[replica] = value
 
 
-def test_a_dead_cost_value_is_said_once_and_kept_in_the_status(tmp_path: Path, dataset: Dataset) -> None:
-    store, said = Store(tmp_path), list[str]()
-    (tmp_path / "jobs").mkdir()
+def begun(store: Store, dataset: Dataset, said: list[str]) -> Training:
+    """At its tenth step, with a Vc below 0 of the first replica."""
     loop = training(store, dataset, said)
     fix_cost_value(loop, 0, -1.0)
     fix_cost_value(loop, 1, 5.0)
     loop.advance(lambda: loop.step >= 10)
+    return loop
+
+
+def test_a_dead_cost_value_is_said_once_and_kept_in_the_status(tmp_path: Path, dataset: Dataset) -> None:
+    store, said = Store(tmp_path), list[str]()
+    loop = begun(store, dataset, said)
     loop.checkpoint()
     assert said == [f"seed 0: {DEAD} (step 1)"]
 
     loop = training(store, dataset, said)  # as after an interrupt
     loop.advance(lambda: False)
     loop.collect()
-    loop.finish({})
+    loop.rest({}).finish({})
     assert [store.status(cell(seed)).state for seed in (0, 1)] == ["done", "done"]
     assert [store.status(cell(seed)).warnings for seed in (0, 1)] == [{DEAD: 1}, {}]
 
@@ -78,7 +73,7 @@ def test_a_dead_cost_value_is_said_once_and_kept_in_the_status(tmp_path: Path, d
     cells = [PlannedCell(cell=cell(seed), label="lspc", rows=rows) for seed in (0, 1)]
     plan = Plan(suite="some", description="", cells=cells)
     line = f"BallRun lspc, 1 of 2 agents: {DEAD} (since step 1)"
-    assert describe_warnings(store, plan) == [line]
+    assert describe_warnings([store.status(one.cell) for one in plan.cells], plan) == [line]
     assert f"Warning: {line}." in make_leaderboard(store, plan).notes
     (tmp_path / "suites").mkdir()
     store.write_plan(plan)
@@ -87,15 +82,11 @@ def test_a_dead_cost_value_is_said_once_and_kept_in_the_status(tmp_path: Path, d
 
 def test_what_ended_before_the_end_is_said_but_not_kept(tmp_path: Path, dataset: Dataset) -> None:
     store, said = Store(tmp_path), list[str]()
-    (tmp_path / "jobs").mkdir()
-    loop = training(store, dataset, said)
-    fix_cost_value(loop, 0, -1.0)
-    fix_cost_value(loop, 1, 5.0)
-    loop.advance(lambda: loop.step >= 10)
+    loop = begun(store, dataset, said)
     fix_cost_value(loop, 0, 5.0)
     loop.advance(lambda: False)
     loop.collect()
-    loop.finish({})
+    loop.rest({}).finish({})
     assert said == [f"seed 0: {DEAD} (step 1)"]
     assert store.status(cell(0)).warnings == {}
 
@@ -127,6 +118,16 @@ def test_only_what_lasts_is_said() -> None:
         ("coptidice", {"multiplier": 0.0}, ["cost multiplier is 0"]),
         ("bc", {"actor_loss": 0.1}, []),
         ("cdt", {}, []),
+        (
+            "ccac",
+            {"negative_targets": 0.9, "budget_multiplier": 148.41},
+            ["reward targets are negative", "upper bound"],
+        ),
+        ("ccac", {"negative_targets": 0.4, "budget_multiplier": 100.0}, []),
+        ("trac", {"desirable": 1.0, "out_of_reach": 0.6}, ["none to tell them from", "learns nothing"]),
+        ("trac", {"desirable": 0.9, "out_of_reach": 0.4}, []),
+        ("fisor", {"feasible": 0.0, "weighted": 0.001}, ["count as feasible", "have a weight"]),
+        ("fisor", {"feasible": 0.5, "weighted": 0.5}, []),
     ],
 )
 def test_multipliers_at_a_bound_are_named(algorithm: str, metrics: dict[str, float], words: list[str]) -> None:

@@ -2,71 +2,40 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
+import lspc_reference as reference
 import pytest
 import torch
+from pairing import Pair, compare, copy_weights, optimizers, pair_ensemble, pair_layers
 from torch import Tensor, nn
 
 from algorithms.lspc import LSPC, LSPCHyperparameters
-from algorithms.networks import StackedGaussian, StackedMLP
+from algorithms.parts.networks import StackedGaussian, StackedMLP
 from harness.algorithm import Replica
 from harness.tasks import find_task
 
 REPLICAS, STEPS, BATCH, TOLERANCE = 3, 50, 64, 1e-8
 
 
-def load_reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lspc_reference", Path(__file__).with_name("lspc_reference.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def pair_all(ours: LSPC, plain: reference.ReferenceLSPC) -> list[Pair]:
+    """Everything that is trained, or follows."""
 
-
-reference = load_reference()
-
-
-def copy_linears(stacked: nn.Module, replica: int, *plain: nn.Module, member: int | None = None) -> None:
-    """Give the plain layers the weights of one replica (and ensemble member) of the stacked ones, in order."""
-    linears = [layer for module in plain for layer in module.modules() if isinstance(layer, nn.Linear)]
-    layers = [layer for layer in stacked.modules() if hasattr(layer, "weight")]
-    for layer, linear in zip(layers, linears, strict=True):
-        weight, bias = layer.weight[replica], layer.bias[replica]
-        if member is not None:
-            weight, bias = weight[member], bias[member]
-        linear.weight.data.copy_(weight.T)
-        linear.bias.data.copy_(bias[0])
-
-
-def pairs(ours: LSPC, plain: object, replica: int) -> list[tuple[str, nn.Module, int | None, tuple[nn.Module, ...]]]:
-    """(name, our stacked network, ensemble member, the reference's network) for everything that is trained."""
-
-    def gaussian(network: object) -> tuple[nn.Module, ...]:
-        return (network.trunk, network.mean, network.log_std)  # type: ignore[attr-defined]
+    def gaussian(network: Any) -> tuple[nn.Module, ...]:
+        return network.trunk, network.mean, network.log_std
 
     n, t, p = ours.networks, ours.targets, plain
     return [
-        ("v", n["v"], None, (p.v,)),
-        ("q1", n["q"], 0, (p.q1,)),
-        ("q2", n["q"], 1, (p.q2,)),
-        ("vc", n["vc"], None, (p.vc,)),
-        ("qc1", n["qc"], 0, (p.qc1,)),
-        ("qc2", n["qc"], 1, (p.qc2,)),
-        ("q1 target", t["q"], 0, (p.q1_target,)),
-        ("q2 target", t["q"], 1, (p.q2_target,)),
-        ("qc1 target", t["qc"], 0, (p.qc1_target,)),
-        ("qc2 target", t["qc"], 1, (p.qc2_target,)),
-        ("encoder", n["encoder"], None, gaussian(p.encoder)),
-        ("decoder", n["decoder"], None, (p.decoder,)),
-        ("latent encoder", n["latent_encoder"], None, gaussian(p.latent_encoder)),
+        *pair_layers("v", n["v"], p.v),
+        *pair_layers("vc", n["vc"], p.vc),
+        *pair_ensemble("q", n["q"], (p.q1, p.q2)),
+        *pair_ensemble("qc", n["qc"], (p.qc1, p.qc2)),
+        *pair_ensemble("q target", t["q"], (p.q1_target, p.q2_target)),
+        *pair_ensemble("qc target", t["qc"], (p.qc1_target, p.qc2_target)),
+        *pair_layers("encoder", n["encoder"], *gaussian(p.encoder)),
+        *pair_layers("decoder", n["decoder"], p.decoder),
+        *pair_layers("latent encoder", n["latent_encoder"], *gaussian(p.latent_encoder)),
     ]
 
 
@@ -112,8 +81,7 @@ def test_fifty_steps_agree_with_the_reference(threshold: float, gradient: Litera
     )
     plain = [reference.ReferenceLSPC(settings, torch.float64) for _ in range(REPLICAS)]
     for replica, agent in enumerate(plain):
-        for _, stacked, member, network in pairs(ours, agent, replica):
-            copy_linears(stacked, replica, *network, member=member)
+        copy_weights(pair_all(ours, agent), replica)
     generator = torch.Generator().manual_seed(0)
     masked = []
     for _ in range(STEPS):
@@ -134,14 +102,7 @@ def test_fifty_steps_agree_with_the_reference(threshold: float, gradient: Litera
     mask = torch.stack(masked)
     assert (mask == 1).all() if threshold > 1 else ((mask > 0) & (mask < 1)).any()
     for replica, agent in enumerate(plain):
-        for name, stacked, member, network in pairs(ours, agent, replica):
-            linears = [layer for module in network for layer in module.modules() if isinstance(layer, nn.Linear)]
-            layers = [layer for layer in stacked.modules() if hasattr(layer, "weight")]
-            for layer, linear in zip(layers, linears, strict=True):
-                weight = layer.weight[replica] if member is None else layer.weight[replica, member]
-                bias = layer.bias[replica] if member is None else layer.bias[replica, member]
-                assert (weight.T - linear.weight).abs().max() < TOLERANCE, (name, replica)
-                assert (bias[0] - linear.bias).abs().max() < TOLERANCE, (name, replica)
+        compare(pair_all(ours, agent), replica, optimizers(ours), optimizers(agent), TOLERANCE)
 
 
 def test_the_policies_agree_with_the_reference() -> None:
@@ -156,8 +117,7 @@ def test_the_policies_agree_with_the_reference() -> None:
         vae_clamp=0.3,
     )
     plain = reference.ReferenceLSPC(settings, torch.float64)
-    for _, stacked, member, network in pairs(ours, plain, 1):
-        copy_linears(stacked, 1, *network, member=member)
+    copy_weights(pair_all(ours, plain), 1)
     policies = ours.policies(1)
     observations = torch.randn(4, task.observation_size, dtype=torch.float64)
     for name, act in (("lspc-s", plain.act_safe), ("lspc-o", plain.act_optimised)):

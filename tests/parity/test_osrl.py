@@ -10,15 +10,15 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pairing import Pair, compare, copy_weights, optimizers, pair_ensemble, pair_layers
 from torch import Tensor, nn
 
-from algorithms.networks import StackedEmbedding, StackedLayerNorm, StackedLinear
+from algorithms.parts.networks import StackedEmbedding
 from harness import registry
 from harness.algorithm import Algorithm, Replica
 from harness.tasks import find_task
@@ -65,45 +65,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 # What belongs together
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One of our stacked parameters, and OSRL's for one replica (and member of an ensemble)."""
-
-    name: str
-    ours: nn.Parameter
-    theirs: Tensor
-    transposed: bool
-    member: int | None = None
-
-    def mine(self, stacked: Tensor, replica: int) -> Tensor:
-        """One replica's part of a tensor shaped like ours, shaped like theirs."""
-        part = stacked[replica] if self.member is None else stacked[replica, self.member]
-        return part.T if self.transposed else part.reshape(self.theirs.shape)
-
-
-def pair_layers(name: str, ours: nn.Module, theirs: Sequence[nn.Module], member: int | None = None) -> list[Pair]:
-    """Layers in order: stacked ones of ``ours`` with linear ones of theirs."""
-    mine = [layer for layer in ours.modules() if isinstance(layer, StackedLinear)]
-    linears = [layer for module in theirs for layer in module.modules() if isinstance(layer, nn.Linear)]
-    assert len(mine) == len(linears) > 0
-    pairs = []
-    for index, (layer, linear) in enumerate(zip(mine, linears, strict=True)):
-        pairs.append(Pair(f"{name} {index} weight", layer.weight, linear.weight, True, member))
-        pairs.append(Pair(f"{name} {index} bias", layer.bias, linear.bias, False, member))
-    return pairs
-
-
-def pair_ensemble(name: str, ours: nn.Module, theirs: Sequence[nn.Module]) -> list[Pair]:
-    return [pair for member, net in enumerate(theirs) for pair in pair_layers(f"{name} {member}", ours, [net], member)]
-
-
 def pair_gaussian(name: str, ours: Any, theirs: Any) -> list[Pair]:
-    return pair_layers(name, ours, [theirs.net, theirs.mu_layer, theirs.log_std_layer])
+    return pair_layers(name, ours, theirs.net, theirs.mu_layer, theirs.log_std_layer)
 
 
 def pair_vae(ours: Any, theirs: Any) -> list[Pair]:
-    encoder = pair_layers("encoder", ours.encoder, [theirs.e1, theirs.e2, theirs.mean, theirs.log_std])
-    return encoder + pair_layers("decoder", ours.decoder, [theirs.d1, theirs.d2, theirs.d3])
+    encoder = pair_layers("encoder", ours.encoder, theirs.e1, theirs.e2, theirs.mean, theirs.log_std)
+    return encoder + pair_layers("decoder", ours.decoder, theirs.d1, theirs.d2, theirs.d3)
 
 
 def twins(critic: Any) -> list[nn.Module]:
@@ -111,13 +79,13 @@ def twins(critic: Any) -> list[nn.Module]:
 
 
 def pair_bc(ours: Any, theirs: Any) -> list[Pair]:
-    return pair_layers("actor", ours.actor, [theirs.actor.pi])
+    return pair_layers("actor", ours.actor, theirs.actor.pi)
 
 
 def pair_bcq_lag(ours: Any, theirs: Any) -> list[Pair]:
     pairs = pair_vae(ours.vae, theirs.vae)
     for nets, suffix in ((ours.networks, ""), (ours.targets, "_old")):
-        pairs += pair_layers(f"actor{suffix}", nets["actor"], [getattr(theirs, f"actor{suffix}").pi])
+        pairs += pair_layers(f"actor{suffix}", nets["actor"], getattr(theirs, f"actor{suffix}").pi)
         pairs += pair_ensemble(f"critic{suffix}", nets["critics"], twins(getattr(theirs, f"critic{suffix}")))
         pairs += pair_ensemble(
             f"cost_critic{suffix}", nets["cost_critics"], twins(getattr(theirs, f"cost_critic{suffix}"))
@@ -150,42 +118,36 @@ def pair_coptidice(ours: Any, theirs: Any) -> list[Pair]:
         *pair_gaussian("actor", ours.actor, theirs.actor),
         *pair_ensemble("nu", ours.nu, theirs.nu_network.q_nets),
         *pair_ensemble("chi", ours.chi, theirs.chi_network.q_nets),
-        Pair("lambda", ours.scalars["lambda"], theirs.lmbda, False),
-        Pair("tau", ours.scalars["tau"], theirs.tau, False),
+        Pair("lambda", ours.scalars["lambda"], theirs.lmbda),
+        Pair("tau", ours.scalars["tau"], theirs.tau),
     ]
 
 
 def pair_cdt(ours: Any, theirs: Any) -> list[Pair]:
     net = ours.network
 
-    def norm(name: str, mine: StackedLayerNorm, other: nn.LayerNorm) -> list[Pair]:
-        return [
-            Pair(f"{name} weight", mine.weight, other.weight, False),
-            Pair(f"{name} bias", mine.bias, other.bias, False),
-        ]
-
     assert isinstance(net.time, StackedEmbedding)
     embeddings = [theirs.return_emb, theirs.cost_emb, theirs.state_emb, theirs.action_emb]
     pairs = [
-        Pair("time", net.time.weight, theirs.timestep_emb.weight, False),
-        *pair_layers("embedding", net.embeddings, embeddings),
-        *norm("embedding norm", net.embedding_norm, theirs.emb_norm),
-        *norm("output norm", net.output_norm, theirs.out_norm),
-        *pair_layers("mean", net.mean, [theirs.action_head.mu]),
-        *pair_layers("log std", net.log_std, [theirs.action_head.log_std]),
-        *pair_layers("cost", net.cost, [theirs.cost_pred_head]),
-        *pair_layers("state", net.state, [theirs.state_pred_head]),
-        Pair("temperature", ours.temperature["log"], theirs.log_temperature, False),
+        Pair("time", net.time.weight, theirs.timestep_emb.weight),
+        *pair_layers("embedding", net.embeddings, *embeddings),
+        *pair_layers("embedding norm", net.embedding_norm, theirs.emb_norm),
+        *pair_layers("output norm", net.output_norm, theirs.out_norm),
+        *pair_layers("mean", net.mean, theirs.action_head.mu),
+        *pair_layers("log std", net.log_std, theirs.action_head.log_std),
+        *pair_layers("cost", net.cost, theirs.cost_pred_head),
+        *pair_layers("state", net.state, theirs.state_pred_head),
+        Pair("temperature", ours.temperature["log"], theirs.log_temperature),
     ]
     for index, (mine, other) in enumerate(zip(net.blocks, theirs.blocks, strict=True)):
         name, attention = f"block {index}", other.attention
-        pairs += norm(f"{name} norm 1", mine.attention_norm, other.norm1)
-        pairs += norm(f"{name} norm 2", mine.mlp_norm, other.norm2)
+        pairs += pair_layers(f"{name} norm 1", mine.attention_norm, other.norm1)
+        pairs += pair_layers(f"{name} norm 2", mine.mlp_norm, other.norm2)
         pairs.append(Pair(f"{name} in weight", mine.attention_in.weight, attention.in_proj_weight, True))
-        pairs.append(Pair(f"{name} in bias", mine.attention_in.bias, attention.in_proj_bias, False))
-        pairs += pair_layers(f"{name} out", mine.attention_out, [attention.out_proj])
-        pairs += pair_layers(f"{name} up", mine.mlp_in, [other.mlp[0]])
-        pairs += pair_layers(f"{name} down", mine.mlp_out, [other.mlp[2]])
+        pairs.append(Pair(f"{name} in bias", mine.attention_in.bias, attention.in_proj_bias))
+        pairs += pair_layers(f"{name} out", mine.attention_out, attention.out_proj)
+        pairs += pair_layers(f"{name} up", mine.mlp_in, other.mlp[0])
+        pairs += pair_layers(f"{name} down", mine.mlp_out, other.mlp[2])
     return pairs
 
 
@@ -223,19 +185,6 @@ def reach(thing: Any, path: str) -> Any:
     for name in path.split("."):
         thing = thing[name] if isinstance(thing, nn.ParameterDict) else getattr(thing, name)
     return thing
-
-
-def optimizers(*owners: Any) -> list[torch.optim.Optimizer]:
-    return [value for owner in owners for value in vars(owner).values() if isinstance(value, torch.optim.Optimizer)]
-
-
-def moments(stepped: Sequence[torch.optim.Optimizer], parameter: Tensor) -> Mapping[str, Tensor]:
-    """What the one optimiser that steps a parameter keeps of it; nothing where none does."""
-    for optimizer in stepped:
-        for group in optimizer.param_groups:
-            if any(parameter is other for other in group["params"]):
-                return optimizer.state[parameter]
-    return {}
 
 
 # Noise
@@ -362,9 +311,7 @@ def test_fifty_steps_agree_with_osrl(case: str, monkeypatch: pytest.MonkeyPatch)
         covered = {id(pair.theirs) for pair in pairs[replica]}
         unread = {id(p) for p in agent.model.actor_old.parameters()} if name == "cpq" else set()
         assert {id(p) for p in agent.model.parameters()} <= covered | unread, "a parameter of OSRL's has no partner"
-        with torch.no_grad():
-            for pair in pairs[replica]:
-                pair.theirs.copy_(pair.mine(pair.ours, replica))
+        copy_weights(pairs[replica], replica)
     assert {id(p) for p in _parameters(ours)} <= {id(pair.ours) for pair in pairs[0]}, "one of ours has no partner"
 
     masks: dict[str, Tensor] = {}
@@ -396,15 +343,7 @@ def test_fifty_steps_agree_with_osrl(case: str, monkeypatch: pytest.MonkeyPatch)
     for key, share in DECISIVE.get(name, {}).items():
         assert share(torch.stack([metrics[key] for metrics in seen])), f"{key} was not put to the test"
     for replica, agent in enumerate(theirs):
-        for pair in pairs[replica]:
-            difference = (pair.mine(pair.ours, replica) - pair.theirs).abs().max()
-            assert difference < TOLERANCE, (pair.name, replica, float(difference))
-            mine = moments(optimizers(ours), pair.ours)
-            other = moments(optimizers(agent.model, agent.trainer), pair.theirs)
-            assert mine.keys() == other.keys()
-            for key in mine.keys() - {"step"}:
-                difference = (pair.mine(mine[key], replica) - other[key]).abs().max()
-                assert difference < TOLERANCE, (pair.name, key, replica, float(difference))
+        compare(pairs[replica], replica, optimizers(ours), optimizers(agent.model, agent.trainer), TOLERANCE)
         for path, their_path in SCALARS.get(name, {}).items():
             assert abs(float(reach(ours, path)[replica]) - float(reach(agent.model, their_path))) < TOLERANCE, path
 
@@ -417,9 +356,7 @@ def test_policies_act_as_osrls(case: str) -> None:
     replicas = make_replicas(name)
     ours = algorithm(algorithm.Hyperparameters(**settings), TASK, replicas)
     theirs: Any = adapter(adapter.Hyperparameters(**settings), TASK, replicas[1:])
-    with torch.no_grad():
-        for pair in PAIRINGS[name](ours, theirs.model):
-            pair.theirs.copy_(pair.mine(pair.ours, 1))
+    copy_weights(PAIRINGS[name](ours, theirs.model), 1)
     policies = [next(iter(agent.policies(replica).values())) for agent, replica in ((ours, 1), (theirs, 0))]
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from harness.algorithm import Algorithm, Hyperparameters, Policy, Selection
+from harness.algorithm import Algorithm, Hyperparameters, Policy, Segments, Selection
 from harness.errors import UserError
 
 
@@ -125,6 +125,21 @@ def leave(*_: Any) -> Any:
     sys.exit(0)
 
 
+def spoil(kind: Any, dataset: Any, *_: Any) -> Selection:
+    dataset.arrays["rewards"][:] = 7
+    return Selection()
+
+
+class Sets(Good):
+    """Changes what all others stand on."""
+
+    def update(self, batch: Any, noise: Any) -> Any:
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        os.chdir("/")
+        return super().update(batch, noise)
+
+
 def loop(*_: Any) -> Any:
     while True:
         pass
@@ -161,8 +176,11 @@ class Changes(Settings):
     f: Any = np.float32(0.1)
 
 
+SEGMENTS = Segments(np.zeros(1, int), np.ones(1), np.zeros(1), np.zeros(1))
+
 FINE: dict[str, type[Any]] = {
     "good": Good,
+    "sets": Sets,
     "tied": type("TiedWeights", (Good,), {"policy": Tied}),
 }
 """The others must not keep these from what they do."""
@@ -187,6 +205,9 @@ RUNNING: dict[str, tuple[type[Any], str]] = {
     "metrics-boolean": (gives("update", {"a": torch.zeros(1) > 0}), "real numbers, not torch.bool"),
     "metrics-step": (gives("update", {"step": torch.zeros(1)}), "a metric cannot be called 'step'"),
     "metrics-numbered": (gives("update", {3: torch.zeros(1)}), "a metric cannot be called 3"),
+    "metrics-unnamed": (gives("update", {"": torch.zeros(1)}), "a metric cannot be called ''"),
+    "metrics-escape": (gives("update", {"a\x1b[2J": torch.zeros(1)}), "a metric cannot be called "),
+    "metrics-nowhere": (gives("update", {"a": torch.zeros(1, device="meta")}), "in update: NotImplementedError: "),
     "policies-exit": (fails("policies", SystemExit(0)), "in policies: SystemExit: 0"),
     "policies-renamed": (
         gives("policies", lambda self: {"y": Linear(self.weights[0])}),
@@ -206,8 +227,13 @@ RUNNING: dict[str, tuple[type[Any], str]] = {
     "observe-exits": (policy(observe=leave), "the policy in observe: SystemExit: 0"),
     "state-exits": (fails("state_dict", SystemExit(0)), "in state_dict: SystemExit: 0"),
     "state-lambda": (gives("state_dict", lambda self: {"f": lambda: 1}), "in state_dict: "),
-    "state-thing": (gives("state_dict", lambda self: {"f": Thing()}), "in state_dict: UnpicklingError: "),
-    "state-recursive": (gives("state_dict", lambda self: recursive()), "in state_dict: RecursionError: "),
+    "state-thing": (
+        gives("state_dict", lambda self: {"f": Thing()}),
+        "a checkpoint cannot hold its state (Thing): tensors, numbers, ",
+    ),
+    "state-list": (gives("state_dict", [1]), "an algorithm's state must be a mapping, not list"),
+    "state-numpy": (gives("state_dict", lambda self: {"n": np.arange(3)}), "cannot hold its state (ndarray): "),
+    "state-recursive": (gives("state_dict", lambda self: {"r": recursive()}), "in state_dict: RecursionError: "),
     "policy-state-number": (policy(state_dict=lambda self: {"w": 3}), "must be dense tensors by name; 'w' is int"),
     "policy-state-none": (policy(state_dict=lambda self: None), "must be tensors by name, not NoneType"),
     "policy-state-sparse": (
@@ -218,8 +244,12 @@ RUNNING: dict[str, tuple[type[Any], str]] = {
     "warnings-text": (asked("warnings", "text"), "in warnings: TypeError: must give a tuple of half sentences"),
     "select-exits": (asked("select", SystemExit(0)), "in select: SystemExit: 0"),
     "select-none": (asked("select", None), "in select: TypeError: must give a Selection, not None"),
-    "select-far": (asked("select", Selection(rows=np.array([10**9]))), "Error: "),
+    "select-writes": (type("W", (Good,), {"select": classmethod(spoil)}), "in select: ValueError: assignment destin"),
+    "select-far": (asked("select", Selection(rows=np.array([10**9]))), "rows must be indices from 0 to "),
+    "select-segments": (asked("select", Selection(segments=SEGMENTS)), "gives segments, which go with a sequence"),
     "select-objects": (asked("select", Selection(statistics={"a": np.array([{}])})), "in select: "),
+    "noise-huge": (asked("noise", {"n": (10**6, 10**6)}), "must give shapes of up to 33554432 numbers for each agent"),
+    "window-huge": (asked("sequence_length", 10**9), "must give None or a number of steps up to 10000, not"),
     "noise-list": (asked("noise", [3]), "in noise: TypeError: must give shapes by name, not [3]"),
     "columns-unknown": (asked("columns", ("no_such_column",)), "KeyError: 'no_such_column'"),
 }
@@ -230,7 +260,7 @@ DIAGNOSED: dict[str, tuple[type[Any], str]] = {
     "diagnosed-act-narrow": (acts(lambda seen: torch.zeros(len(seen), 1)), "actions must be of shape "),
     "diagnose-exits": (fails("diagnose", SystemExit(0)), "in diagnose: SystemExit: 0"),
     "diagnose-none": (gives("diagnose", None), "diagnose must give metrics by name, not NoneType"),
-    "diagnose-complex": (gives("diagnose", {"a": torch.zeros(1) * 1j}), "a is no tensor of real numbers"),
+    "diagnose-complex": (gives("diagnose", {"a": torch.zeros(1) * 1j}), "'a' is no tensor of real numbers"),
 }
 """The same, where data is held out."""
 
@@ -244,6 +274,7 @@ PLANNING: dict[str, tuple[type[Any], str]] = {
     "names-none": (asked("policy_names", ()), "must give a tuple of one name or more"),
     "names-text": (asked("policy_names", "abc"), "must give a tuple of one name or more"),
     "names-twice": (asked("policy_names", ("a", "a")), "must give a tuple of one name or more"),
+    "names-escape": (asked("policy_names", ("\x1b[2J",)), "must give a tuple of one name or more"),
     "names-slash": (asked("policy_names", ("a/b",)), "must give a tuple of one name or more"),
     "version-text": (type("V", (Good,), {"version": "x"}), "its version must be a whole number"),
     "requires-text": (type("R", (Good,), {"requires": "torch"}), "its requires must be a tuple of names"),

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 from harness.files import replacing
-from harness.report.page.charts import Spec, charts
+from harness.report.limits import find_limit, limit_labels
+from harness.report.page.charts import Spec, charts, filled
 
 
-def save_figures(model: Sequence[dict[str, Any]], folder: Path, kinds: Sequence[str], limit: str) -> Iterator[Path]:
+def save_figures(
+    model: Sequence[dict[str, Any]], folder: Path, kinds: Sequence[str], limit: str, logged: Sequence[str] = ()
+) -> Iterator[Path]:
     """Write every figure of every suite, those of a task once for each task.
 
     Args:
@@ -21,23 +25,33 @@ def save_figures(model: Sequence[dict[str, Any]], folder: Path, kinds: Sequence[
         folder: where to; it is made.
         kinds: pdf, svg or png.
         limit: ``mean``, or a cost limit by its value.
+        logged: which logged metrics are drawn.
 
     Yields:
         The files, when they are written.
 
     Raises:
-        UserError: a suite has no such limit.
+        UserError: a suite has no such limit or metric.
         OSError: they cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    places = [_place(suite, limit) for suite in model]
     for suite in model:
-        place = _place(suite, limit)
+        for one in logged:
+            _require_metric(suite, one)
+    folder.mkdir(parents=True, exist_ok=True)
+    for suite, place in zip(model, places, strict=True):
         for name, spec in charts(suite).items():
-            for task in suite["tasks"] if _has(spec, "task") else [None]:
-                title = "-".join([suite["suite"], name, *([suite["tasks"][task]["name"]] if task else [])])
-                chosen = _chosen(spec, {"limit": place, "task": task})
+            spec = filled(spec, suite)
+            tasks = suite["tasks"] if _has(spec, "task") else [None]
+            metrics: Sequence[str | None] = logged if _has(spec, "metric") else [None]
+            for metric, task in product(metrics, tasks):
+                shown = [suite["tasks"][task]["name"]] if task else []
+                title = "-".join([suite["suite"], name, *([metric] if metric else []), *shown])
+                chosen = _chosen(
+                    spec, {"view": f"all:{place}", "limit": place, "policy": "", "task": task, "metric": metric}
+                )
                 for kind in kinds:
-                    path = folder / f"{title}.{kind}"
+                    path = folder / f"{title.replace('/', '-')}.{kind}"
                     with replacing(path) as temporary:
                         temporary.write_bytes(_drawn(json.dumps(chosen), kind))
                     yield path
@@ -57,11 +71,15 @@ def _place(suite: dict[str, Any], limit: str) -> str:
     """A limit's key in the suite's views."""
     if limit == "mean":
         return limit
-    for choice in suite["limits"][1:]:
-        if limit in choice["label"].removeprefix("limit ").split(" or "):
-            return str(choice["key"])
-    known = ", ".join(choice["label"].removeprefix("limit ") for choice in suite["limits"][1:]) or "one alone"
-    raise UserError(f"--limit {limit}: suite {suite['suite']} has {known}, and 'mean'")
+    choices = suite["limits"][1:]
+    labels = limit_labels({key: task["limits"] for key, task in suite["tasks"].items()})
+    place = find_limit(suite["suite"], labels, limit)
+    return str(choices[place]["key"]) if choices else "mean"  # which is over the only one there is
+
+
+def _require_metric(suite: dict[str, Any], metric: str) -> None:
+    if metric not in suite["logged"]:
+        raise UserError(f"--metric {metric}: suite {suite['suite']} logs no such.{nearest(metric, suite['logged'])}")
 
 
 def _has(spec: Spec, parameter: str) -> bool:

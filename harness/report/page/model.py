@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,14 +13,30 @@ import numpy as np
 import pandas as pd
 
 from harness.comparison import Runs, bootstrap, improvements, profile, standings, verdict, wilson
-from harness.files import shipped
 from harness.plan import Plan
-from harness.report.leaderboard import AnyScore, Leaderboard, Row, all_data, make_leaderboard
-from harness.report.pictures import learning_curves
-from harness.statistics import WHOLE, Scope, between, checkpoint_episodes
-from harness.store import Results
+from harness.report import costs, published
+from harness.report.curves import learning_curves, logged_metrics
+from harness.report.leaderboard import AnyScore, Leaderboard, Row, all_data, make_leaderboard, suite_notes
+from harness.report.limits import limit_labels
+from harness.report.selection import best_by_roll_outs
+from harness.statistics import (
+    RUN,
+    WHOLE,
+    Floats,
+    Scope,
+    between,
+    checkpoint_episodes,
+    checkpoint_means,
+    interval,
+    mean,
+    median,
+    optimality_gap,
+    resampled,
+    run_means,
+)
+from harness.store import CALLED, Results
+from harness.tasks import within
 
-PUBLISHED = shipped("published/published.csv", "results/published/published.csv")
 PROFILE = {
     "reward": [round(0.05 * step, 2) for step in range(-10, 31)],
     "cost": [round(0.1 * step, 1) for step in range(41)],
@@ -35,8 +52,13 @@ def make_model(results: Results, plans: Sequence[Plan]) -> list[dict[str, Any]]:
 def _suite(results: Results, plan: Plan) -> dict[str, Any]:
     checkpoints = checkpoint_episodes(results, plan)
     episodes = checkpoints[checkpoints["last"]]
-    runs = mean_runs(episodes)
-    board = make_leaderboard(results, plan, episodes=episodes)
+    runs, notes = run_means(episodes), suite_notes(results, plan)
+    board = make_leaderboard(results, plan, WHOLE, episodes, runs, notes)
+    means, tables = _by_row(runs), _Tables()
+    curved = any(planned.cell.evaluation.every for planned in plan.cells)
+    points = checkpoint_means(checkpoints)
+    del checkpoints  # the largest of all
+    best = _by_row(best_by_roll_outs(points, RUN)) if curved else {}
     limits = WHOLE.limits(plan)
     families = list(dict.fromkeys(task.family for task in plan.tasks.values()))
     scopes = {
@@ -44,6 +66,13 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
         for family in [None, *(families if len(families) > 1 else [])]
         for limit in [None, *_positions(limits)]
     }
+    views, profiles = {}, []
+    for key, scope in scopes.items():
+        part = board if scope == WHOLE else make_leaderboard(results, plan, scope, episodes, runs, notes)
+        views[key], whole = _view(part, means, best, scope.limits(plan), tables)
+        profiles += _profiles(key, whole)
+        if scope.family is not None:  # of its tasks the page has the tables already
+            del views[key]["tasks"]
     return {
         "suite": plan.suite,
         "description": plan.description,
@@ -57,18 +86,28 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
             task: {"name": found.name, "family": found.family, "limits": limits[task], "data": board.data[task]}
             for task, found in plan.tasks.items()
         },
-        "views": {
-            key: _view(
-                board if scope == WHOLE else make_leaderboard(results, plan, scope, episodes), runs, scope.limits(plan)
-            )
-            for key, scope in scopes.items()
-        },
-        "runs": _records(runs.reset_index()),
-        "curves": _records(learning_curves(checkpoints)),
+        "views": views,
+        "profiles": profiles,
+        "runs": _records(_placed(runs, limits)),
+        "curves": _curves(points, limits),
+        "metrics": (metrics := logged_metrics(results, plan)),
+        "logged": _logged(metrics),
         "coverage": _coverage(results, plan),
+        "costs": {"header": costs.HEADER, "rows": costs.as_rows(costs.costs(results, plan))},
         "provenance": _provenance(results, plan),
-        "published": _published(plan, board),
+        "protocol": {"name": board.protocol.name, "description": board.protocol.describe()},
+        "updates": _training(board),
+        "curved": curved,
+        "published": _published(results, plan, episodes),
     }
+
+
+def _logged(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of what algorithms log, those of the most algorithms first."""
+    labels: dict[str, set[str]] = {}
+    for curve in metrics:
+        labels.setdefault(curve["metric"], set()).add(curve["label"])
+    return sorted(labels, key=lambda metric: (-len(labels[metric]), metric))
 
 
 def _key(family: str | None, limit: int | None) -> str:
@@ -76,29 +115,90 @@ def _key(family: str | None, limit: int | None) -> str:
     return f"{family or 'all'}:{'mean' if limit is None else limit}"
 
 
-def _positions(limits: dict[str, tuple[float, ...]]) -> range:
+def _positions(limits: Mapping[str, tuple[float, ...]]) -> range:
     most = max((len(of_task) for of_task in limits.values()), default=0)
     return range(most if most > 1 else 0)
 
 
 def _limit_choices(limits: dict[str, tuple[float, ...]]) -> list[dict[str, str]]:
-    """The limits by their place, tightest first: tasks of different families have other ones there."""
-    choices = []
-    for position in _positions(limits):
-        values = sorted({of_task[position] for of_task in limits.values() if position < len(of_task)})
-        choices.append({"key": str(position), "label": "limit " + " or ".join(f"{value:g}" for value in values)})
-    return choices
+    """The limits by their place, tightest first."""
+    labels = limit_labels(limits)
+    return [{"key": str(place), "label": f"limit {labels[place]}"} for place in _positions(limits)]
 
 
-def mean_runs(episodes: pd.DataFrame) -> pd.DataFrame:
-    """Means of each run, by row, task, seed and limit: reward, cost, satisfied."""
-    return episodes.groupby(["row", "task", "seed", "limit"], sort=False)[["reward", "cost", "satisfied"]].mean()
+@dataclass(frozen=True)
+class _Means:
+    """Means of one row's runs.
+
+    Args:
+        values: (reward, cost and satisfied; seeds; columns), NaN where there is no run, and in the last column.
+        columns: where each task and limit stands.
+    """
+
+    values: Floats
+    columns: Mapping[tuple[str, float], int]
 
 
-def _view(board: Leaderboard, means: pd.DataFrame, limits: Mapping[str, tuple[float, ...]]) -> dict[str, Any]:
-    """Tables of a part of the suite, whose leaderboard and limits these are."""
-    wide = pd.DataFrame(means[["reward", "cost"]].unstack(["task", "limit"])).sort_index()
-    runs = {str(row): _runs(of_row, limits) for row, of_row in wide.groupby(level="row", sort=False)}
+def _placed(runs: pd.DataFrame, limits: Mapping[str, tuple[float, ...]]) -> pd.DataFrame:
+    """Runs with the key of their limit, see :func:`_limit_choices`."""
+    keys = [str(limits[task].index(limit)) for task, limit in zip(runs["task"], runs["limit"], strict=True)]
+    return runs.assign(place=keys)
+
+
+def _curves(checkpoints: pd.DataFrame, limits: Mapping[str, tuple[float, ...]]) -> list[dict[str, Any]]:
+    """Learning curves, over all limits and of each: a record a row, task and limit, with lists of a value a point."""
+    parts = [("mean", checkpoints)]
+    for place in _positions(limits):
+        there = {task: of_task[place] for task, of_task in limits.items() if place < len(of_task)}
+        parts.append((str(place), checkpoints[checkpoints["limit"] == checkpoints["task"].map(there)]))
+    records: list[dict[str, Any]] = []
+    for key, episodes in parts:
+        for (row, task), curve in learning_curves(episodes).groupby(["row", "task"], sort=False):
+            points = curve.sort_values("share").drop(columns=["row", "task"])
+            lists = {str(name): [_short(value) for value in points[name].tolist()] for name in points}
+            records.append({"row": row, "task": task, "place": key, **lists})
+    return records
+
+
+_Tables = dict[tuple[str, tuple[float, ...]], list[dict[str, Any]]]
+"""Rows of tasks at limits: several views have the same."""
+
+
+def _by_row(runs: pd.DataFrame) -> dict[str, _Means]:
+    """What :func:`run_means` gives, by row."""
+    places = list(zip(runs["task"], runs["limit"], strict=True))
+    columns = {place: column for column, place in enumerate(dict.fromkeys(places))}
+    column, seed = np.array([columns[place] for place in places], dtype=int), runs["seed"].to_numpy()
+    numbers = runs[["reward", "cost", "satisfied"]].to_numpy(dtype=float).T
+    found = {}
+    for row, here in runs.groupby("row").indices.items():
+        seeds, line = np.unique(seed[here], return_inverse=True)
+        values = np.full((3, len(seeds), len(columns) + 1), np.nan)
+        values[:, line, column[here]] = numbers[:, here]
+        found[str(row)] = _Means(values, columns)
+    return found
+
+
+def _view(
+    board: Leaderboard,
+    means: Mapping[str, _Means],
+    best: Mapping[str, _Means],
+    limits: Mapping[str, tuple[float, ...]],
+    tables: _Tables,
+) -> tuple[dict[str, Any], dict[str, Runs]]:
+    """Tables of a part of the suite, and the runs of those that are whole there.
+
+    Args:
+        board: of that part.
+        means: of the last checkpoints.
+        best: of the best checkpoints by roll-outs, empty where there are no others.
+        limits: of the tasks that count.
+        tables: the tasks' that there are; more are added, as several parts have the same.
+    """
+    for task in board.tasks:
+        if (task, limits[task]) not in tables:
+            tables[task, limits[task]] = _task_rows(board, means, task, limits[task])
+    runs = {row: _runs(of_row, limits) for row, of_row in means.items()}
     whole = {row.policy: runs[row.policy] for row in board.overall if row.rank is not None and row.policy in runs}
     whole = {row: one for row, one in whole.items() if len(one.reward)}
     stand = standings(whole)
@@ -120,9 +220,9 @@ def _view(board: Leaderboard, means: pd.DataFrame, limits: Mapping[str, tuple[fl
                 "safe_tasks_interval": wilson(score.safe_tasks, score.tasks) if score and score.tasks else None,
             }
         )
-    return {
+    view = {
         "overall": overall,
-        "tasks": {task: _task_rows(board, wide, task, limits[task]) for task in board.tasks},
+        "tasks": {task: tables[task, limits[task]] for task in board.tasks},
         "improvements": [
             {
                 "row": one,
@@ -133,26 +233,37 @@ def _view(board: Leaderboard, means: pd.DataFrame, limits: Mapping[str, tuple[fl
             }
             for (one, other), found in improvements(whole).items()
         ],
-        "profiles": _profiles(whole),
+        "aggregates": [
+            {
+                **_aggregate(row, one),
+                "satisfaction_interval": _satisfaction(means[row], limits),
+                "best": _best(best[row], limits) if row in best else None,
+            }
+            for row, one in whole.items()
+        ],
     }
+    return view, whole
 
 
-def _runs(wide: pd.DataFrame, limits: Mapping[str, tuple[float, ...]]) -> Runs:
-    """Of one row's seeds with every task and limit, the mean over limits.
+def _matrices(means: _Means, limits: Mapping[str, tuple[float, ...]]) -> Floats:
+    """Of one row's seeds with every task and limit, the mean over limits: (3, seeds, tasks), see :class:`_Means`.
 
     Args:
-        wide: a line a seed, a column (what, task, limit).
+        means: of the row.
         limits: of the tasks that count.
     """
-    columns = [(task, limit) for task, of_task in limits.items() for limit in of_task]
-    reward, cost = (
-        wide.reindex(columns=[(what, *column) for column in columns]).to_numpy(dtype=np.float64)
-        for what in ("reward", "cost")
-    )
-    whole = np.isfinite(reward).all(1) & np.isfinite(cost).all(1)
+    columns = [means.columns.get((task, limit), -1) for task, of_task in limits.items() for limit in of_task]
+    values = means.values[:, :, columns]
+    whole = np.isfinite(values[:2]).all((0, 2))
     edges = np.cumsum([0, *(len(of_task) for of_task in limits.values())])
     spans = [slice(start, end) for start, end in pairwise(edges)]
-    return Runs(*(np.stack([one[whole, span].mean(1) for span in spans], axis=1) for one in (reward, cost)))
+    return np.stack([values[:, whole, span].mean(2) for span in spans], axis=2)
+
+
+def _runs(means: _Means, limits: Mapping[str, tuple[float, ...]]) -> Runs:
+    """Reward and cost of :func:`_matrices`."""
+    reward, cost, _ = _matrices(means, limits)
+    return Runs(reward, cost)
 
 
 def _numbers(line: Row[AnyScore], runs: Runs | None) -> dict[str, Any]:
@@ -175,44 +286,65 @@ def _numbers(line: Row[AnyScore], runs: Runs | None) -> dict[str, Any]:
     }
 
 
-def _task_rows(board: Leaderboard, wide: pd.DataFrame, task: str, limits: tuple[float, ...]) -> list[dict[str, Any]]:
+def _task_rows(
+    board: Leaderboard, means: Mapping[str, _Means], task: str, limits: tuple[float, ...]
+) -> list[dict[str, Any]]:
     rows = []
     for line in board.tasks[task]:
-        mine = _runs(wide.loc[[line.policy]], {task: limits}) if line.score else None
+        mine = _runs(means[line.policy], {task: limits}) if line.score else None
         rows.append(_numbers(line, mine) | {"seeds": len(mine.reward) if mine else 0})
     return rows
 
 
-def _profiles(runs: dict[str, Runs]) -> list[dict[str, Any]]:
-    points = []
+def _aggregate(row: str, runs: Runs) -> dict[str, Any]:
+    """rliable's aggregates of reward that the leaderboard does not have, with their intervals."""
+    samples = resampled(runs.reward, np.random.default_rng(0)) if len(runs.reward) > 1 else None
+    found: dict[str, Any] = {"policy": row, "seeds": len(runs.reward), "tasks": runs.reward.shape[1]}
+    for name, aggregate in (("median", median), ("gap", optimality_gap)):
+        found[name] = float(aggregate(runs.reward))
+        found[f"{name}_interval"] = None if samples is None else between(aggregate(samples))
+    return found
+
+
+def _satisfaction(means: _Means, limits: Mapping[str, tuple[float, ...]]) -> tuple[float, float] | None:
+    """The interval of the share of episodes within their limit; of imported means there is none."""
+    satisfied = _matrices(means, limits)[2]
+    return interval(satisfied, mean) if len(satisfied) > 1 and np.isfinite(satisfied).all() else None
+
+
+def _best(means: _Means, limits: Mapping[str, tuple[float, ...]]) -> dict[str, float] | None:
+    """What the best checkpoints reach."""
+    runs = _runs(means, limits)
+    if not len(runs.reward):
+        return None
+    reward, cost = float(runs.reward.mean()), float(runs.cost.mean())
+    return {"reward": reward, "cost": cost, "safe": within(cost, 1)}
+
+
+def _profiles(view: str, runs: Mapping[str, Runs]) -> list[dict[str, Any]]:
+    """Performance profiles of a view, a record a row and kind, with lists of a value a threshold."""
+    records = []
     for row, one in runs.items():
         for what, scores in (("reward", one.reward), ("cost", one.cost)):
             bands = profile(scores, PROFILE[what], below=what == "cost")
-            for level, share, low, high in zip(PROFILE[what], *bands, strict=True):
-                points.append(
-                    {
-                        "row": row,
-                        "what": what,
-                        "level": level,
-                        "share": _short(float(share)),
-                        "low": _finite(low),
-                        "high": _finite(high),
-                    }
-                )
-    return points
+            lists = {
+                name: [_short(value) for value in band.tolist()]
+                for name, band in zip(("share", "low", "high"), bands, strict=True)
+            }
+            records.append({"view": view, "row": row, "what": what, "level": PROFILE[what], **lists})
+    return records
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON has them, to six digits: a figure needs no more, and the file is a third as long."""
+    """Rows as JSON has them."""
     return [{str(key): _short(value) for key, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _finite(value: float) -> float | None:
-    return _short(float(value)) if np.isfinite(value) else None
+    """To five digits, as figures show it: a fourth of the bytes. What is not finite is none."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def _coverage(results: Results, plan: Plan) -> dict[str, Any]:
@@ -221,9 +353,10 @@ def _coverage(results: Results, plan: Plan) -> dict[str, Any]:
     troubles: dict[tuple[str, str, str, str], int] = {}
     for planned in plan.cells:
         status = results.status(planned.cell)
-        states[status.state] += 1
+        state = CALLED[status.state]
+        states[state] += 1
         if status.state != "done":
-            key = (plan.tasks[planned.cell.task].name, planned.label, status.state, status.brief)
+            key = (plan.tasks[planned.cell.task].name, planned.label, state, status.brief)
             troubles[key] = troubles.get(key, 0) + 1
     return {
         "cells": len(plan.cells),
@@ -240,22 +373,30 @@ def _provenance(results: Results, plan: Plan) -> dict[str, Any]:
     found: dict[str, set[str]] = {}
     seconds: dict[tuple[str, ...], float] = {}
     files: dict[tuple[str, str, str], None] = {}
+    sources: dict[tuple[str, str], None] = {}
     for planned in plan.cells:
+        if (origin := planned.cell.imported) is not None:
+            sources |= {(origin.file, origin.sha256): None} if origin.content else {}
+            continue
         if results.status(planned.cell).state != "done":
             continue
         record = results.record(planned.cell)
         for name in ("git_commit", "platform", "device", "engine", "precision"):
             if record.get(name):
                 found.setdefault(name, set()).add(str(record[name]))
-        for package, version in record.get("versions", {}).items():
-            found.setdefault(package, set()).add(str(version))
+        for made in (record, record.get("evaluated", {})):
+            for package, version in made.get("versions", {}).items():
+                found.setdefault(package, set()).add(str(version))
         group = tuple(record["group"])
         seconds[group] = max(seconds.get(group, 0.0), record["training_seconds"])
         name = plan.tasks[planned.cell.task].name
         files[name, planned.cell.data.describe(), record["dataset"]["sha256"]] = None
     return {
+        "command": plan.origin.command if plan.origin else None,
+        "suite_file": plan.origin.text if plan.origin else None,
         "made_with": {name: sorted(values) for name, values in found.items()},
         "training_seconds": sum(seconds.values()),
+        "sources": [{"file": file, "sha256": sha256} for file, sha256 in sources],
         "datasets": [{"task": task, "data": data, "sha256": sha256} for task, data, sha256 in files],
         "settings": [
             {"algorithm": label, "hyperparameters": planned.cell.hyperparameters, "task": planned.cell.definition.name}
@@ -264,31 +405,12 @@ def _provenance(results: Results, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _published(plan: Plan, board: Leaderboard) -> list[dict[str, Any]]:
-    """Numbers of the literature for the suite's tasks, each with its source and protocol."""
-    with PUBLISHED.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["scope"] == "task" and row["task_id"] in plan.tasks]
-    ours = {
-        (task, row.policy.partition(" [")[0].lower()): (row.policy, row.score)
-        for task, rows_here in board.tasks.items()
-        for row in reversed(rows_here)
-    }
-    found = []
-    for row in rows:
-        if not (row["normalized_reward"] and row["normalized_cost"]):
-            continue
-        name, score = ours.get((row["task_id"], row["algorithm"].lower()), (None, None))
-        found.append(
-            {
-                "source": row["source"],
-                "protocol": row["protocol"],
-                "task": plan.tasks[row["task_id"]].name,
-                "algorithm": row["algorithm"],
-                "reward": float(row["normalized_reward"]),
-                "cost": float(row["normalized_cost"]),
-                "ours": name,
-                "our_reward": score.reward if score else None,
-                "our_cost": score.cost if score else None,
-            }
-        )
-    return found
+def _published(results: Results, plan: Plan, episodes: pd.DataFrame) -> list[dict[str, Any]]:
+    """Numbers of the literature for the suite's tasks, each with its source, its protocol and a verdict."""
+    return published.as_records(published.compare(results, plan, published.find_sources(()), episodes), plan)
+
+
+def _training(board: Leaderboard) -> dict[str, list[int] | None]:
+    """The fewest and the most updates of each row."""
+    spans = {row.policy: board.updates_of(row.policy) for row in board.overall}
+    return {row: list(span) if span else None for row, span in spans.items()}

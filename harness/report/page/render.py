@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.report import published
 from harness.report.page.charts import charts
 from harness.statistics import BOOTSTRAP_SAMPLES
 
@@ -43,6 +44,7 @@ def render(model: Sequence[dict[str, Any]], title: str, source: str, version: st
         captions=[_captions(suite) for suite in model],
         cells=[_cells(suite) for suite in model],
         samples=BOOTSTRAP_SAMPLES,
+        published_legend=published.LEGEND,
         model_json=content,
         charts_json=_json([charts(suite) for suite in model]),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
@@ -68,10 +70,11 @@ def _captions(suite: dict[str, Any]) -> dict[str, str]:
 
 
 def _cells(suite: dict[str, Any]) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
-    """The rows of tasks' tables by policy and task, of each view."""
+    """The rows of tasks' tables by policy and task, of each view that has them."""
     return {
         key: {(row["policy"], task): row for task, rows in view["tasks"].items() for row in rows}
         for key, view in suite["views"].items()
+        if "tasks" in view
     }
 
 

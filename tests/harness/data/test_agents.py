@@ -33,6 +33,7 @@ from harness.data.agents import (
 from harness.data.collect import Arrays, Manifest
 from harness.data.dataset import KEYS, load_dataset
 from harness.errors import UserError
+from harness.simulators import SimulatorError
 from harness.tasks import Task, find_task
 
 STEPS = 10
@@ -107,6 +108,26 @@ def total(episode: Arrays, key: str) -> float:
     return float(episode[key].sum(dtype=np.float64))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"observation": np.nan}, "Mine gave an observation that is not finite at step 1: entry 0 is nan"),
+        ({"reward": np.inf}, "Mine gave reward inf and cost 0.0 at step 1"),
+        ({"cost": -1.0}, "Mine gave the negative cost -1.0 at step 1"),
+    ],
+)
+def test_what_an_environment_may_not_give_is_no_data(
+    tempting: Task, monkeypatch: pytest.MonkeyPatch, given: dict[str, float], message: str
+) -> None:
+    def step(self: Any, action: Any) -> tuple[Any, ...]:
+        observation = np.full(1, given.get("observation", 0.0), np.float32)
+        return observation, given.get("reward", 0.0), False, False, {"cost": given.get("cost", 0.0)}
+
+    monkeypatch.setattr(Tempting, "step", step)
+    with pytest.raises(SimulatorError, match=message):
+        train_agent(tempting, Recipe((2.0,), 10), 0, lambda _: None)
+
+
 # What learning is made of
 
 
@@ -123,7 +144,7 @@ def test_advantages_are_those_computed_by_hand() -> None:
     st.floats(-50, 50),
     st.floats(0.01, 100),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_scale_is_the_mean_and_deviation_of_all_that_it_saw(
     sizes: list[int], seed: int, middle: float, spread: float
 ) -> None:
@@ -239,7 +260,7 @@ def test_an_agent_repeats_in_a_simulator() -> None:
     st.integers(1, 12),
     st.integers(0, 5),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_so_many_are_chosen_in_order(points: list[tuple[float, float]], count: int, bins: int, seed: int) -> None:
     costs, returns = np.array(points).T
     chosen = choose(costs, returns, count, bins, seed)

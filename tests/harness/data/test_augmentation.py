@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from algorithms.cdt import CDT, CDTHyperparameters
-from algorithms.osrl import sequence_dataset
+from algorithms.osrl.models import sequence_dataset
 from harness import registry
 from harness.algorithm import Replica
 from harness.data.augmentation import augment, thin

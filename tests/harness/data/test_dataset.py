@@ -110,16 +110,16 @@ def test_a_group_is_no_array(arrays: Arrays, write: Callable[[Arrays], Path]) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (replace("observations", lambda v: v[:, 1:]), "observations has shape (12, 6), BallRun wants (12, 7)"),
+        (replace("observations", lambda v: v[:, 1:]), "observations has shape (12, 6), BallRun needs (12, 7)"),
         (
             replace("next_observations", lambda v: v[:, :, None]),
-            "next_observations has shape (12, 7, 1), BallRun wants",
+            "next_observations has shape (12, 7, 1), BallRun needs",
         ),
-        (replace("actions", lambda v: v[:, 0]), "actions has shape (12,), BallRun wants (12, 2)"),
-        (replace("rewards", lambda v: v[:-1]), "rewards has shape (11,), BallRun wants (12,)"),
-        (replace("costs", lambda v: np.stack([v, v], 1)), "costs has shape (12, 2), BallRun wants (12,)"),
-        (replace("timeouts", lambda v: v[:5]), "timeouts has shape (5,), BallRun wants (12,)"),
-        (replace("terminals", lambda v: True), "terminals has shape (), BallRun wants (12,)"),
+        (replace("actions", lambda v: v[:, 0]), "actions has shape (12,), BallRun needs (12, 2)"),
+        (replace("rewards", lambda v: v[:-1]), "rewards has shape (11,), BallRun needs (12,)"),
+        (replace("costs", lambda v: np.stack([v, v], 1)), "costs has shape (12, 2), BallRun needs (12,)"),
+        (replace("timeouts", lambda v: v[:5]), "timeouts has shape (5,), BallRun needs (12,)"),
+        (replace("terminals", lambda v: True), "terminals has shape (), BallRun needs (12,)"),
         (replace("observations", lambda v: 1.0), "it holds no transition"),
         (set_at("observations", (3, 2), np.nan), "observations holds 1 values that are not finite"),
         (set_at("next_observations", (slice(2), 2), np.inf), "next_observations holds 2 values that are not finite"),
@@ -146,6 +146,13 @@ def test_a_value_that_float32_cannot_hold(arrays: Arrays, write: Callable[[Array
     arrays["rewards"] = arrays["rewards"].astype(np.float64)
     arrays["rewards"][3] = 1e300
     assert "rewards holds 1 values that are not finite" in refusal(write(arrays))
+
+
+@pytest.mark.parametrize(("key", "sign"), [("rewards", -1), ("costs", 1)])
+def test_returns_that_float32_cannot_hold(arrays: Arrays, write: Callable[[Arrays], Path], key: str, sign: int) -> None:
+    arrays[key] = arrays[key].astype(np.float32)
+    arrays[key][:2] = sign * np.float32(3e38)
+    assert refusal(write(arrays)) == f"{key} of a trajectory add up to more than float32 holds"
 
 
 def test_no_transition(arrays: Arrays, write: Callable[[Arrays], Path]) -> None:
@@ -186,7 +193,7 @@ def test_shapes_are_judged_before_content_is_read(arrays: Arrays, write: Callabl
     content = bytearray(path.read_bytes())
     content[place : place + size] = bytes(size)
     path.write_bytes(content)
-    assert refusal(path) == "costs has shape (36,), BallRun wants (12,)"
+    assert refusal(path) == "costs has shape (36,), BallRun needs (12,)"
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])

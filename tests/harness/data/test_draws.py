@@ -64,7 +64,7 @@ def test_noise_is_standard_normal_and_no_two_replicas_share_any() -> None:
     assert (torch.corrcoef(numbers) - torch.eye(4)).abs().max() < 0.06
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.permutations(range(4)).flatmap(lambda order: st.integers(1, 4).map(lambda size: order[:size])))
 def test_a_replicas_draws_do_not_depend_on_the_others(chosen: list[int]) -> None:
     whole, part = draws(), draws(chosen)
@@ -72,7 +72,7 @@ def test_a_replicas_draws_do_not_depend_on_the_others(chosen: list[int]) -> None
         assert equal([values[chosen] for values in flat(whole.at(step))], flat(part.at(step)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 3 * BLOCK), st.integers(1, BLOCK + 2))
 def test_a_checkpoint_at_any_step_continues_the_same(taken_before: int, more: int) -> None:
     whole = draws()
@@ -113,7 +113,7 @@ def test_draws_depend_neither_on_the_blocks_size_nor_on_where_the_data_lies(step
         assert equal(expected, flat(other.aimed()))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2 * BLOCK), st.sampled_from([UNIT, 2 * UNIT, BLOCK]), st.sampled_from([UNIT, BLOCK]))
 def test_a_checkpoint_continues_with_blocks_of_another_size(taken_before: int, first: int, second: int) -> None:
     whole, resumed = draws(steps=first, on_host=True), draws(steps=second, on_host=first == BLOCK)

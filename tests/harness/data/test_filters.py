@@ -280,7 +280,7 @@ def test_a_seed_says_which() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"outliers": 1.0, "target_cost": 10}, r"outliers 1 wants 300 trajectories .* 50 and 267.153; there are"),
+        ({"outliers": 1.0, "target_cost": 10}, r"outliers 1 needs 300 trajectories .* 50 and 267.153; there are"),
         ({"inpaint": ((0.0, 1.0, 0.0, 1.0), (0.0, 1.0, 0.0, 1.0))}, "inpaint finds no trajectory between 0 and 1"),
         ({"epsilon": -1e9, "target_cost": 1e9}, "epsilon -1e.09 finds no unsafe trajectory at target_cost 1e.09"),
         ({"density_grid": DensityGrid(fewest=1000, most=1001)}, "leave no trajectory"),

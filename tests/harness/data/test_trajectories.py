@@ -137,3 +137,12 @@ def test_discounted_sums_to_go_end_where_trajectories_do() -> None:
     assert trajectories.to_go(values, 0.9)[trajectories.starts].tolist() == pytest.approx(
         trajectories.reward_returns(0.9).tolist()
     )
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=40))
+def test_what_is_next_to_go_is_without_this_step(steps: list[tuple[bool, int]]) -> None:
+    done, values = np.array([end for end, _ in steps]), np.array([value for _, value in steps], np.float32)
+    trajectories = Trajectories.split(done, values, values)
+    found = trajectories.next_to_go(values)
+    np.testing.assert_allclose(found, trajectories.to_go(values) - values)
+    assert not found[done].any()

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from running import suite_plan
 
-from harness.plan import Plan, make_plan
+from harness.plan import Plan
 from harness.report.diagnostics import LEGEND, diagnostics_section, final_diagnostics
 from harness.store import Status, Store
-from harness.suite import SuiteFile
 
 SUITE = """
 name: made-up
@@ -27,8 +27,7 @@ KL = {"OfflineBallRun-v0": (1.0, 3.0), "OfflineCarRun-v0": (5.0, np.nan)}
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    (tmp_path / "suite.yaml").write_text(SUITE)
-    return make_plan(SuiteFile(tmp_path / "suite.yaml"))
+    return suite_plan(tmp_path, SUITE)
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from running import suite_plan
 
-from harness.plan import make_plan
 from harness.report.selection import (
     FQE,
     HELD_OUT,
@@ -21,13 +23,13 @@ from harness.report.selection import (
     PEEKS,
     Outcome,
     SelectionReport,
+    best_by_roll_outs,
     make_report,
     to_csv,
     to_json,
     to_markdown,
 )
 from harness.store import DIAGNOSTICS, Store
-from harness.suite import SuiteFile
 from harness.tasks import find_task
 
 SUITE = """
@@ -62,9 +64,7 @@ def make(tmp_path: Path) -> Make:
         steps: tuple[int, ...] = (100, 200, 300),
         diagnosed: bool = True,
     ) -> SelectionReport:
-        path = tmp_path / "suite.yaml"
-        path.write_text(suite.format(seeds=seeds))
-        plan, store = make_plan(SuiteFile(path)), Store(tmp_path)
+        plan, store = suite_plan(tmp_path, suite.format(seeds=seeds)), Store(tmp_path)
         span = TASK.max_episode_reward - TASK.min_episode_reward
         for planned in plan.cells:
             ((policy, row),) = planned.rows.items()
@@ -194,3 +194,16 @@ def test_formats_agree(make: Make) -> None:
         expected += [f"{float(row[key]):.3f}" for key in ("violations", "regret")]
         expected += [f"{float(row['regret_low']):.3f} to {float(row['regret_high']):.3f}", row["seeds"], row["runs"]]
         assert cells == expected
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.9, 1.0, 1.1, 2.0])),
+        min_size=1,
+    )
+)
+def test_of_all_runs_at_once_the_same_checkpoints_are_chosen(rows: list[tuple[str, float, float]]) -> None:
+    means = pd.DataFrame(rows, columns=["row", "reward", "cost"]).assign(step=range(len(rows)))
+    chosen = best_by_roll_outs(means, ["row"])
+    one_by_one = [group.iloc[PEEKS.choose(group)] for _, group in means.groupby("row")]
+    pd.testing.assert_frame_equal(chosen, pd.concat(one_by_one))

@@ -10,14 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from running import suite_plan
 
 from harness.errors import UserError
-from harness.plan import Plan, PlannedCell, make_plan
+from harness.plan import Plan, PlannedCell
+from harness.planning import make_plan
 from harness.report import studies
 from harness.report.studies import STUDIES, read_curves, read_limits, read_samples, read_tradeoff
 from harness.statistics import interval, mean
 from harness.store import Store
-from harness.suite import SuiteFile, read_suite
+from harness.suite import read_suite
 
 PAGES = Path(__file__).parents[3] / "docs" / "studies"
 Values = Callable[[PlannedCell, str, float | None], tuple[float, float]]
@@ -30,9 +32,7 @@ def results(tmp_path: Path) -> Results:
     """A store with two episodes of every row: normalised reward, and cost, as ``values(cell, policy, told limit)``."""
 
     def make(text: str, values: Values) -> tuple[Store, Plan]:
-        path = tmp_path / "suite.yaml"
-        path.write_text(text)
-        plan, store = make_plan(SuiteFile(path)), Store(tmp_path)
+        plan, store = suite_plan(tmp_path, text), Store(tmp_path)
         for planned in plan.cells:
             cell, task = planned.cell, planned.cell.definition
             span = task.max_episode_reward - task.min_episode_reward

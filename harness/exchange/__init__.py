@@ -1,0 +1,1 @@
+"""Results of other code in, ours out, as tables of episodes."""
