@@ -235,17 +235,18 @@ class LocalExecutor:
         self._active.append(training)
         self.progress.job(job.describe(), training.step, training.steps)
         self._tell(training)
-        last = time.monotonic()
+        last, kept_step = time.monotonic(), training.step
 
         def pause() -> bool:
-            nonlocal last
+            nonlocal last, kept_step
             self._poll(but=training)
             self.progress.trained(training.step)
             self._tell(training)
-            if not self._stop and time.monotonic() - last > self.options.checkpoint_seconds:
+            due = training.step > kept_step and time.monotonic() - last > self.options.checkpoint_seconds
+            if due and not self._stop:
                 with _writing(self.store.root):
                     training.checkpoint()
-                last = time.monotonic()
+                last, kept_step = time.monotonic(), training.step
             return self._stop
 
         training.advance(pause)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,23 @@ def test_a_disk_that_refuses_ends_the_run_and_costs_no_checkpoint(
     assert kept["step"] >= 7
     assert not any(store.status(cell).state == "failed" for cell in job.cells)
     assert execute(store, resume(store, list(job.cells)))[0] in (["done"] * 3, [])
+
+
+def test_a_checkpoint_is_of_steps_that_the_last_one_has_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    written = Store.write_checkpoint
+
+    def write(self: Store, job: Job, content: Mapping[str, Any]) -> None:
+        kept.append(content["step"])
+        written(self, job, content)
+
+    job = _begun(store)
+    monkeypatch.setattr(Store, "write_checkpoint", write)
+    execute(store, resume(store, list(job.cells)), checkpoint_seconds=0.0)
+    assert kept == list(range(8, 21))
+    kept.clear()
+    execute(store, [Job(cells=tuple(cells(4)[3:]))], checkpoint_seconds=0.0)
+    assert kept == list(range(1, 21))
 
 
 def test_a_full_disk_that_a_plugin_meets_is_not_the_plugins_fault(
