@@ -228,7 +228,7 @@ def test_what_is_left_out_is_said(trained: Path, one_machine: Path, tmp_path: Pa
     assert call(tmp_path, *TRAIN, "--for", "0.001s").exit_code == 130  # the plan alone
     early = call(tmp_path, *EVALUATE)
     assert (early.exit_code, early.stdout) == (0, "split: 0 done, 0 failed, 4 not trained, 0 skipped. Results: runs\n")
-    assert "lspc-bench work runs --no-evaluation trains what is left" in early.stderr
+    assert "'lspc-bench work runs --no-evaluation' trains what is left" in early.stderr
 
 
 @SIMULATED

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.options import command_line
+
 if TYPE_CHECKING:
     from harness.scaffold.project import Kind
 
@@ -39,10 +41,11 @@ def new(name: str, kind: Kind, output: Path | None) -> None:
     folder = output or Path(name)
     for path in write_project(name, kind, folder):
         click.echo(path)
-    place, suite = shlex.quote(str(folder)), shlex.quote(str(folder / "suite.yaml"))
+    ranked = f"results/{name}"
     click.echo(
-        f"\nInstall it, check it, and rank it beside lspc and bc:\n  pip install -e {place}\n"
-        f"  lspc-bench algorithms {name} --check\n  lspc-bench run {suite} --results results/{name}\n"
-        f"  lspc-bench leaderboard results/{name}",
+        f"\nInstall it, check it, and rank it beside lspc and bc:\n  pip install -e {shlex.quote(str(folder))}\n"
+        f"  {command_line('algorithms', name, '--check')}\n"
+        f"  {command_line('run', folder / 'suite.yaml', '--results', ranked)}\n"
+        f"  {command_line('leaderboard', ranked)}",
         err=True,
     )

@@ -70,6 +70,11 @@ def _program() -> str:
     return called if Path(called).name == PROGRAM and shutil.which(PROGRAM) is None else PROGRAM
 
 
+def command_line(*words: object) -> str:
+    """A command of this program, to be given in a shell."""
+    return shlex.join([_program(), *map(str, words)])
+
+
 def same_command(without: Collection[str] = ()) -> str:
     """The command that is running, to be given again in a shell: with whatever it was given, results and settings too.
 
@@ -77,7 +82,7 @@ def same_command(without: Collection[str] = ()) -> str:
         without: names of parameters that it is not to have again.
     """
     ctx = click.get_current_context()
-    words = [_program(), str(ctx.info_name)]
+    words = [str(ctx.info_name)]
     for one in ctx.command.params:
         name = str(one.name)
         if name in without or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
@@ -89,7 +94,7 @@ def same_command(without: Collection[str] = ()) -> str:
                 if one.is_flag:
                     continue
             words.append(f"{value:.15g}" if isinstance(value, float) else str(value))
-    return shlex.join(words)
+    return command_line(*words)
 
 
 class _Device(click.ParamType[str]):

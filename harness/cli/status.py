@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import SUITE
+from harness.cli.options import SUITE, command_line
 from harness.cli.streams import note
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ def _describe(results: Results, plan: Plan) -> str:
         *(f"Warning: {line}" for line in describe_warnings(statuses, plan)),
     ]
     if total["done"] < total.total() and not plan.imported and isinstance(results, Store):
-        parts.append(f"To run what is not done: lspc-bench work {shlex.quote(str(results.root))}")
+        parts.append(f"To run what is not done: {command_line('work', results.root)}")
     return "\n".join(parts)
 
 

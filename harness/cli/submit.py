@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import results_option, run_options, set_option
+from harness.cli.options import command_line, results_option, run_options, set_option
 from harness.cli.streams import note
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def submit(
         launcher.cancel(launched)
         raise
     click.echo(f"Submitted: {launched.describe()}: {' '.join(launched.jobs)}")
-    click.echo(f"How they are: lspc-bench status {results}. To end them: lspc-bench cancel {results}.", err=True)
+    status, cancel = command_line("status", results), command_line("cancel", results)
+    click.echo(f"How they are: {status}. To end them: {cancel}.", err=True)
 
 
 def _chosen(given: dict[str, Any]) -> Submitter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from harness.cli.options import SUITES, devices_option, run_options, same_command
+from harness.cli.options import SUITES, command_line, devices_option, run_options, same_command
 from harness.cli.streams import note
 
 if TYPE_CHECKING:
@@ -192,14 +191,15 @@ def work_on(
         if (folder := folder_of(store.root, name)).exists():
             click.echo(f"Tracked by {name}: {folder}", err=True)
     if counts["done"] and not options.no_evaluation:
-        click.echo(f"Rank the policies: lspc-bench leaderboard {shlex.quote(str(store.root))}", err=True)
+        click.echo(f"Rank the policies: {command_line('leaderboard', store.root)}", err=True)
     if counts["trained"] and options.no_evaluation:
-        click.echo(f"Evaluate it where the simulators are: lspc-bench work {store.root} --only-evaluation", err=True)
+        there = command_line("work", store.root, "--only-evaluation")
+        click.echo(f"Evaluate it where the simulators are: {there}", err=True)
     if options.only_evaluation and not here:
-        way = f": lspc-bench work {store.root} --no-evaluation trains what is left" if untrained else ""
+        way = f": '{command_line('work', store.root, '--no-evaluation')}' trains what is left" if untrained else ""
         click.echo(f"Nothing of {plan.suite} is trained and not evaluated{way}.", err=True)
     if failed:
-        click.echo(f"Why: lspc-bench status {store.root}. Run the suite again to retry what failed.", err=True)
+        click.echo(f"Why: {command_line('status', store.root)}. Run the suite again to retry what failed.", err=True)
     return 1 if failed else 0
 
 
