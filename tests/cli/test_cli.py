@@ -141,6 +141,7 @@ def test_a_command_to_be_given_again_is_one_that_the_shell_finds(monkeypatch: py
         monkeypatch.setattr(options.sys, "argv", [".venv/bin/lspc-bench"])
         monkeypatch.setattr(options.shutil, "which", lambda name: None)
         assert options.same_command() == ".venv/bin/lspc-bench run"
+        assert options.command_line("status", Path("my runs")) == ".venv/bin/lspc-bench status 'my runs'"
         monkeypatch.setattr(options.shutil, "which", lambda name: f"/bin/{name}")
         assert options.same_command() == "lspc-bench run"
 
