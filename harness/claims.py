@@ -189,8 +189,14 @@ class Claims:
             return
         found = aside.read_text(encoding="utf-8", errors="replace")
         if found != holder:
-            # Taken by another in between. Where a third is quicker than this, the other will find that out.
-            self._create(group, found)
+            # Taken by another in between, who may be about to write its name into this very file. Where a third is
+            # quicker than this, the other will find that out.
+            try:
+                os.link(aside, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without hard links
+                self._create(group, found)
         aside.unlink()
 
     def _dead(self, group: str, holder: str) -> bool:

@@ -169,6 +169,8 @@ class Line:
                 else:
                     self._told(kind, *message)
         except (EOFError, OSError):
+            pass
+        finally:  # whatever it was: nobody waits for a line that is silent
             for future in list(self._futures.values()):
                 future.cancel()
             self._told()

@@ -237,10 +237,11 @@ def take_part(
         Interrupted: the user asked to stop, or the time is up.
         ResultsError: results cannot be written.
     """
+    executor = LocalExecutor(store, progress, options, time_limits, pool, tracking)
     with Claims(store.root) as claims:
         store.claims = claims
         try:
             work = Work(store, claims, backlog, wait, options, has)
-            return LocalExecutor(store, progress, options, time_limits, pool, tracking).run(work, work.over)
+            return executor.run(work, work.over)
         finally:
             store.claims = None

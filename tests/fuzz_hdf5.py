@@ -46,7 +46,7 @@ from harness.tasks import find_task
 TASK = find_task("BallRun")
 LENGTH, ROWS = 20, 100
 """Of a trajectory and the file."""
-SECONDS = 20
+SECONDS = 60
 """After which a case counts as hanging."""
 MEMORY = 200 << 20
 """Bytes that a case may take beside what the process has; the good file takes 33 MB."""

@@ -34,7 +34,7 @@ def limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def fault(arguments: Sequence[str], named: str, seconds: int = 20) -> str:
+def fault(arguments: Sequence[str], named: str, seconds: int = 60) -> str:
     """What is wrong with what comes of a command; empty where nothing is.
 
     Right is exit status 0, or 2 with an error of reasonable length; never a traceback, never a hang.

@@ -8,7 +8,7 @@ from running import outcome, run, suite_file
 
 from harness.claims import workers
 
-# Each job takes about as long as a worker to start, so that two are at work at once.
+# Each job takes about as long as a worker to start, and there are four, so that two are at work at once.
 SUITE = """
 name: submitted
 data: {source: demo}
@@ -18,6 +18,7 @@ cost_limits: [20]
 algorithms:
   bc: {hyperparameters: &bc {steps: 1200, batch_size: 32, hidden_sizes: [16, 16]}}
   safe: {algorithm: bc, hyperparameters: {<<: *bc, mode: safe}}
+  slow: {algorithm: bc, hyperparameters: {<<: *bc, actor_lr: 0.0001}}
   lspc: {hyperparameters: {steps: 300, batch_size: 32, hidden_sizes: [16, 16], latent_dim: 4}}
 evaluation: {every: 100, episodes: 1, final: 1}
 """

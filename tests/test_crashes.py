@@ -17,7 +17,7 @@ from harness.engine import Engine
 from harness.pending import Evaluations
 from harness.store import Store
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_child_left")]
 
 SUITE = """
 name: crash

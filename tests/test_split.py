@@ -24,7 +24,7 @@ from harness.plan import CellData
 from harness.store import Store
 from harness.training import Training
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_child_left")]
 
 SUITE = """
 name: split
@@ -146,7 +146,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (("keep", 7), ("results", 2)),
         (("status", 7), ("remove", 1)),  # between two cells that are marked
-        (("checkpoint", 21), ("roll out", 2)),  # after the last step, before it is kept
+        (("checkpoint", 20), ("roll out", 2)),  # after the last step, before it is kept
     ],
 )
 def test_so_they_do_when_each_is_killed(

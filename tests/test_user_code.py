@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from running import until
 
 from harness import registry
 from harness.cli import main
@@ -306,13 +306,12 @@ def test_the_user_may_still_interrupt(tmp_path: Path) -> None:
     options = ["--results", str(tmp_path / "runs"), "--device", "cpu", "--workers", "0"]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    deadline = time.monotonic() + 120
-    while (
-        not list(tmp_path.glob("runs/claims/*")) and time.monotonic() < deadline
-    ):  # a job is claimed once signals are minded
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    until(lambda: list(tmp_path.glob("runs/claims/*")), "a job is claimed, and signals are minded")
+    try:
+        process.send_signal(signal.SIGINT)
+        assert any("interrupt again" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
     assert "Interrupted" in process.stderr.read()

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import call, left, outcome, run, suite_file
+from running import call, left, outcome, run, suite_file, until
 
 from harness import claims
 from harness.cli import main
 from harness.store import Store
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_child_left")]
 
 SUITE = """
 name: shared
@@ -154,6 +154,7 @@ def test_one_that_was_stopped_past_its_lease_writes_nothing_more(tmp_path: Path,
     assert written(tmp_path) == before
     assert "another worker has taken over" in (tmp_path / "log").read_text()
     assert outcome(tmp_path / "runs") == undisturbed
+    assert ends([start(tmp_path, "work")]) == [0]  # had it been stopped just before it put a checkpoint in its place
     assert left(tmp_path / "runs") == []
 
 
@@ -161,7 +162,7 @@ def test_status_says_who_is_at_work(tmp_path: Path) -> None:
     process = start(tmp_path, lease=1)
     while not list(tmp_path.glob("runs/jobs/*.checkpoint")) and process.exitcode is None:
         time.sleep(0.01)
-    time.sleep(0.3)  # a sign of life
+    until(lambda: any("job" in one.about for one in claims.workers(tmp_path / "runs")), "it says what it does")
     os.kill(process.pid, signal.SIGSTOP)
     said = call("status", tmp_path / "runs")
     os.kill(process.pid, signal.SIGCONT)

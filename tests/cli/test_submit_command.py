@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -47,10 +48,14 @@ def test_workers_of_this_machine_are_told_to_go_on_and_cancelled(tmp_path: Path)
     assert re.match(r"Submitted: 2 workers on submitted by slurm since .* UTC: \S+ \S+\n", done.stdout)
     until(lambda: at_work(results, 2), "two workers at work")
     assert call("status", results).stdout.endswith("UTC: 2 RUNNING\n")
-    first = workers(results)[0]
-    os.kill(first.process, 12)
-    until(lambda: first.name not in {worker.name for worker in workers(results)}, "the worker ended")
-    until(lambda: at_work(results, 2), "it was started again")
+    first, other = workers(results)
+    os.kill(other.process, signal.SIGSTOP)  # or it might end the suite before the first is back
+    try:
+        os.kill(first.process, signal.SIGUSR2)
+        until(lambda: first.name not in {worker.name for worker in workers(results)}, "the worker ended")
+        until(lambda: at_work(results, 2), "it was started again")
+    finally:
+        os.kill(other.process, signal.SIGCONT)
     done = call("cancel", results)
     assert (done.exit_code, done.stdout[:20]) == (0, "Cancelled: 2 workers"), done.output
     assert call("cancel", results).stdout == "Nothing was submitted.\n"

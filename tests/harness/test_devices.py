@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -178,8 +179,8 @@ def test_two_workers_with_one_pool_make_what_one_makes(suite: Path, runs: Path, 
     done = call("run", suite, "--results", runs, "--devices", "cpu:2", "--workers", 1)
     assert done.exit_code == 0, done.stderr
     assert done.stdout == f"small: {CELLS} done, 0 failed, 0 skipped. Results: {runs}\n"
-    for line in ("job 3 of 3 on cpu ", " on cpu 1 of 2: BallRun bc (bc-all), 2 replicas", " on cpu 2 of 2: ", "[6/6] "):
-        assert line in done.stderr
+    for line in (r"job 3 of 3 on cpu ", r" on cpu [12] of 2: BallRun bc \(bc-all\), 2 replicas", r"\[6/6\] "):
+        assert re.search(line, done.stderr)
     assert outcome(runs) == undisturbed
     assert left(runs) == []
     done = call("work", runs, "--devices", "cpu:2", "--workers", 0)  # nothing is left
@@ -221,7 +222,7 @@ def test_what_a_killed_worker_had_is_taken_up(
     for name in ("jobs", "claims", "workers"):  # as if it had been writing there
         (runs / name / f".x.{processes.name_of(killed)}.tmp").touch()
     os.kill(killed, signal.SIGKILL)
-    _, errors = process.communicate()
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert errors.count("the worker process was killed by signal 9; what it had is taken up again") == 1
     assert ", 2 replicas, from step " in errors, errors
@@ -236,15 +237,16 @@ def test_one_interrupt_ends_all_and_the_next_run_goes_on(
     process = start()
     numbers = at_work(runs)
     os.killpg(process.pid, signal.SIGINT)  # a terminal's reaches the workers, too
-    _, errors = process.communicate()
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert not any(map(processes.started, numbers))
     assert "--devices cpu:2" in errors.partition("cells are done. '")[2].partition("' resumes it.")[0]
-    assert {path.suffix for path in left(runs)} == {".checkpoint"}
+    # A worker that was only about to begin says nothing any more, and leaves a file.
+    assert {path.suffix for path in left(runs) if not processes.gone(path.stem)} == {".checkpoint"}
     again = start()
     numbers = at_work(runs)
     again.kill()  # this time they are not told
-    until(lambda: not any(map(processes.started, numbers)), "the workers ended")
+    until(lambda: not any(map(processes.started, numbers)) and not claims.workers(runs), "the workers ended")
     done = call("work", runs, "--devices", "cpu:2", "--workers", 0)
     assert done.exit_code == 0
     assert ", from step " in done.stderr
@@ -261,7 +263,8 @@ def test_a_group_of_which_every_worker_dies_has_failed(
     done = call("run", write_suite(TOYS), "--results", runs, "--devices", "cpu:2", "--workers", 0)
     assert done.exit_code == 1
     assert done.stdout == f"toys: 8 done, 2 failed, 0 skipped. Results: {runs}\n"
-    assert "while it trained, the worker process was killed by signal 9, 3 times in a row" in done.stderr
+    # Another worker may be quicker to take the group than the third death is to end it.
+    assert re.search(r"while it trained, the worker process was killed by signal 9, [3-9] times in a row", done.stderr)
     assert [path for path in left(runs) if path.suffix != ".checkpoint"] == []
 
 
@@ -346,8 +349,7 @@ def test_a_pool_of_another_process(ends: tuple[Relay, list[tuple[Any, ...]]]) ->
     relay.note("well")
     relay.cell(None, Status("done"))  # type: ignore[arg-type]
     relay.end()
-    while len(told) < 5:
-        time.sleep(0.01)
+    until(lambda: len(told) >= 5, "the other end is told")
     assert told == [
         ("job", "something", 3, 10),
         ("trained", 4),

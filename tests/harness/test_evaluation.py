@@ -270,8 +270,9 @@ def test_episodes_without_an_end_are_ended(countdown: None) -> None:
 
     with Evaluator(0, episode_seconds=0.1) as evaluator:
         (future,) = evaluator.submit(TASK, Fixed(endless), [3, 3], None)
-        with pytest.raises(TookTooLong, match=r"^took longer than its 0\.2 s: ended after 0 s$"):
+        with pytest.raises(TookTooLong, match=r"^took longer than its 0\.2 s: ended after \d+ s$"):
             future.result()
+        evaluator.episode_seconds = 600.0
         (future,) = evaluator.submit(TASK, Fixed(endless), [2], None)
         assert [episode.seed for episode in future.result()] == [2]
 

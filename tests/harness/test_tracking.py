@@ -304,7 +304,12 @@ def test_nothing_is_imported_unless_it_is_asked_for() -> None:
 def test_a_killed_run_goes_on_and_no_step_is_doubled(suite: Path, tmp_path: Path, tracked: Path) -> None:
     arguments = ["run", suite, "--results", tmp_path, "--workers", 0, "--device", "cpu", "--checkpoint-every", 0]
     words = [*map(str, arguments), "--track", "csv", "--track", f"{MINE}:Kills"]
-    code = f"from harness.cli import main; main({words!r})"
+    # It waits at each row until every tracker has it, and so dies there, and not when all is done.
+    code = (
+        "from harness.cli import main; from harness.tracking import Tracking; sent = Tracking.trained\n"
+        "def settled(self, *row): sent(self, *row); self.settle()\n"
+        f"Tracking.trained = settled; main({words!r})"
+    )
     killed = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert call(*arguments, "--track", "csv").exit_code == 0

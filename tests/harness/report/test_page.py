@@ -465,7 +465,7 @@ def browser() -> Iterator[Any]:
     sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright
 
     with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=120_000)
         yield chromium
         chromium.close()
 
@@ -476,6 +476,7 @@ class _Opened:
     def __init__(self, browser: Any, path: Path, address: str = "", **options: Any) -> None:
         self.troubles: list[str] = []
         self.page = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options).new_page()
+        self.page.set_default_timeout(120_000)
         self.page.on("console", lambda message: self.troubles.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
         self.page.on("request", self._request)
