@@ -142,6 +142,10 @@ def test_one_that_is_late_with_an_eviction_gives_back_what_it_took(tmp_path: Pat
         path.unlink()
         mine._remove(GROUP, "dead")
         assert not path.exists()
+        with path.open("w") as file:
+            mine._remove(GROUP, "dead")
+            file.write("successor")  # who was just about to
+        assert path.read_text() == "successor"
 
 
 def test_a_claim_that_cannot_be_written_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
