@@ -78,7 +78,7 @@ class DamageError(UserError):
 
 
 class ResultsError(Exception):
-    """Results cannot be written; no cell is to blame, and the run ends: the command line exits with status 1."""
+    """Results cannot be made or written; no cell is to blame, and it ends: the command line exits with status 1."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -29,7 +30,7 @@ from harness.data.collect import PACKAGES, Arrays, Manifest
 from harness.data.grid import thin
 from harness.data.hdf5 import write
 from harness.data.manifest import manifest_path
-from harness.errors import UserError
+from harness.errors import ResultsError, UserError
 from harness.evaluation import end_with_parent
 from harness.files import file_sha256, replacing
 from harness.pool import Pool, WorkerDied
@@ -343,7 +344,7 @@ def collect_agents(
 
     Raises:
         UserError: an argument makes no sense.
-        RuntimeError: a process was killed.
+        ResultsError: a process died.
     """
     recipe = recipe or Recipe.default(task)
     if not recipe.targets or not all(target > 0 for target in recipe.targets) or recipe.steps < 1 or recipe.seed < 0:
@@ -442,7 +443,10 @@ def _fill(
                 if progress is not None:
                     progress(min(made.value, total), total)
     except WorkerDied as error:
-        raise RuntimeError(f"an agent's process is gone: {error}; is there memory enough?") from error
+        memory = " Is there memory enough? --jobs 1 takes least." if error.exitcode == -signal.SIGKILL else ""
+        raise ResultsError(
+            f"an agent of {task.name} died: {error}.{memory} The same command goes on with those that are finished"
+        ) from error
 
 
 def _start(made: Any) -> None:

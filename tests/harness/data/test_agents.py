@@ -32,7 +32,7 @@ from harness.data.agents import (
 )
 from harness.data.collect import Arrays, Manifest
 from harness.data.dataset import KEYS, load_dataset
-from harness.errors import UserError
+from harness.errors import ResultsError, UserError
 from harness.simulators import SimulatorError
 from harness.tasks import Task, find_task
 
@@ -465,7 +465,7 @@ def test_a_process_that_dies_is_told(reach: Task, tmp_path: Path, monkeypatch: p
     (tmp_path / "lspc_bench_dying.py").write_text(DYING)
     monkeypatch.syspath_prepend(tmp_path)  # workers have it, too
     dying = replace(reach, environment="lspc_bench_dying:Dying-v0")
-    with pytest.raises(RuntimeError, match="an agent's process is gone: the worker process ended with status 3"):
+    with pytest.raises(ResultsError, match=r"an agent of Mine died: the worker process ended with status 3\. The same"):
         collect(dying, tmp_path / "a.hdf5")
     assert not (tmp_path / "a.hdf5").exists()
 
