@@ -298,13 +298,18 @@ class Job(BaseModel):
         return f"{self.task.name} {self.algorithm} ({', '.join(policies)}), {count}"
 
 
-def make_jobs(cells: Iterable[Cell]) -> list[Job]:
-    """Group cells that may train side by side, in the cells' order, at most ``max_replicas`` to a job."""
+def grouped(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """Cells by the group that they belong to, in their order."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.group, []).append(cell)
+    return groups
+
+
+def make_jobs(cells: Iterable[Cell]) -> list[Job]:
+    """Group cells that may train side by side, in the cells' order, at most ``max_replicas`` to a job."""
     jobs = []
-    for group in groups.values():
+    for group in grouped(cells).values():
         size = registry.load(group[0].algorithm).max_replicas or len(group)
         jobs += [Job(cells=tuple(group[start : start + size])) for start in range(0, len(group), size)]
     return jobs

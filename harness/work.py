@@ -12,7 +12,7 @@ from harness.claims import Claims, workers
 from harness.executors.local import LocalExecutor, Progress, resume
 from harness.forecast import find_measurement, forecast
 from harness.options import Options
-from harness.plan import Cell, Job, make_jobs
+from harness.plan import Cell, Job, grouped, make_jobs
 from harness.pool import Submitting
 from harness.store import Status, Store
 from harness.suite import TimeLimits
@@ -86,14 +86,6 @@ class Backlog:
     def groups(self) -> dict[str, list[Cell]]:
         """The cells by the group that they belong to."""
         return grouped(self.cells)
-
-
-def grouped(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
-    """Cells by the group that they belong to, in their order."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.group, []).append(cell)
-    return groups
 
 
 def longest_first(cells: Iterable[Cell], options: Options) -> list[Cell]:
