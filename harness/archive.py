@@ -220,6 +220,15 @@ def chosen_plans(results: Results, suite: str | None) -> list[Plan]:
     return [plan for plan in plans if suite in (None, plan.suite)]
 
 
+def all_chosen(results: Results, suites: Iterable[str | None]) -> list[Plan]:
+    """The plans of suites, each once; of all where none is named, or ``None`` is.
+
+    Raises:
+        UserError: one did not run here.
+    """
+    return [plan for suite in dict.fromkeys(suites) or [None] for plan in chosen_plans(results, suite)]
+
+
 def chosen_plan(results: Results, suite: str | None) -> Plan:
     """The plan of one suite, or of the only one.
 

@@ -213,6 +213,12 @@ class Plan(BaseModel):
         return frozenset(row for planned in self.cells if planned.cell.imported for row in planned.rows.values())
 
     @cached_property
+    def sources(self) -> list[tuple[str, str]]:
+        """The files that imported results come from, each with its SHA-256, once each."""
+        origins = [planned.cell.imported for planned in self.cells if planned.cell.imported]
+        return list(dict.fromkeys((one.file, one.sha256) for one in origins if one.content))
+
+    @cached_property
     def tasks(self) -> dict[str, Task]:
         """The tasks by id, in order."""
         return {planned.cell.task: planned.cell.definition for planned in self.cells}

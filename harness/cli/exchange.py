@@ -110,7 +110,7 @@ def export(results: Path, suites: tuple[str, ...], output: Path) -> None:
 
     Returns and costs are raw and normalised.
     """
-    from harness.archive import chosen_plans, open_results
+    from harness.archive import all_chosen, open_results
     from harness.cli.output import write_frame
     from harness.errors import UserError
     from harness.exchange.exporting import episodes_of
@@ -118,7 +118,7 @@ def export(results: Path, suites: tuple[str, ...], output: Path) -> None:
     if output.suffix.lower() not in (".csv", ".parquet"):
         raise UserError("--output must be a file that ends in .csv or .parquet", where=str(output))
     store = open_results(results, note=note)
-    plans = [plan for suite in dict.fromkeys(suites) or [None] for plan in chosen_plans(store, suite)]
+    plans = all_chosen(store, suites)
     frame = episodes_of(store, plans)
     write_frame(output, frame)
     click.echo(f"{len(frame)} rows of {', '.join(plan.suite for plan in plans)}.", err=True)

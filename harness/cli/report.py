@@ -89,7 +89,7 @@ def _model(results: Path, suites: tuple[str, ...], beside: tuple[str, ...]) -> l
     from harness.report.page.model import make_model
 
     store = open_results(results, note=note)
-    model = make_model(store, plans_beside(store, suites or [None], beside))
+    model = make_model(store, plans_beside(store, suites, beside))
     del store
     default_memory_pool().release_unused()  # drawing needs as much again
     return model

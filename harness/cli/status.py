@@ -177,6 +177,5 @@ def _commands(results: Results, plan: Plan, together: bool) -> Iterator[str]:
 def _imports(plan: Plan) -> Iterator[str]:
     """Where an imported suite's results come from: no command makes them again."""
     yield f"# Suite {plan.suite} was imported, by 'lspc-bench import', and nothing of it can be run. Its sources:"
-    origins = [planned.cell.imported for planned in plan.cells if planned.cell.imported]
-    for file, sha256 in dict.fromkeys((one.file, one.sha256) for one in origins if one.content):
+    for file, sha256 in plan.sources:
         yield f"# {file} (SHA-256 {sha256})"

@@ -29,14 +29,14 @@ def track(ctx: click.Context, results: Path, names: tuple[str, ...], suites: tup
     They are those that 'run --track' sends. What was sent of the same cells before is replaced. Of cells that have not
     ended nothing is sent.
     """
-    from harness.archive import chosen_plans, open_results
+    from harness.archive import all_chosen, open_results
     from harness.trackers import require
     from harness.tracking import send_results, tracking
 
     for name in names:
         require(name)
     found = open_results(results, (), note)  # of a folder every cell's own files, each checked when it is read
-    plans = [plan for suite in dict.fromkeys(suites) or [None] for plan in chosen_plans(found, suite)]
+    plans = all_chosen(found, suites)
     failures: list[str] = []
     for plan in plans:
         with tracking(plan, names, results, failures.append) as tracked:

@@ -45,12 +45,12 @@ def work(
     another one resumes its job from the last checkpoint. 'lspc-bench run' adds a suite to the folder, and is a worker,
     too.
     """
-    from harness.archive import chosen_plans
+    from harness.archive import all_chosen
     from harness.errors import UserError
     from harness.store import EVERYTHING, Store
 
     store = Store.existing(results, EVERYTHING, note)
-    plans = [plan for suite in dict.fromkeys(suites) or [None] for plan in chosen_plans(store, suite)]
+    plans = all_chosen(store, suites)
     for plan in plans:
         if plan.imported and suites:
             raise UserError(f"suite {plan.suite} was imported: there is nothing to run of it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.archive import chosen_plans
+from harness.archive import all_chosen
 from harness.errors import UserError
 from harness.exchange.importing import completed, limits_of
 from harness.plan import Plan
@@ -13,15 +13,15 @@ from harness.store import Results
 
 
 def plans_beside(results: Results, suites: Sequence[str | None], beside: Sequence[str]) -> list[Plan]:
-    """The plans of suites, ``None`` meaning all, and if some are to stand beside one: that with these in it.
+    """The plans of suites, each once, none meaning all; if some are to stand beside one, that with these in it.
 
     Raises:
         UserError: a suite is not there, what is to stand beside was run here, or beside which one is not clear.
     """
-    plans = [plan for suite in dict.fromkeys(suites) for plan in chosen_plans(results, suite)]
+    plans = all_chosen(results, suites)
     if not beside:
         return plans
-    imported = [plan for name in dict.fromkeys(beside) for plan in chosen_plans(results, name)]
+    imported = all_chosen(results, beside)
     for plan in imported:
         if not plan.imported:
             raise UserError(f"--beside takes imported suites, and {plan.suite} was run")
@@ -48,4 +48,4 @@ def joined(own: Plan, imported: Sequence[Plan]) -> Plan:
     rows = Counter(row for plan in (own, *imported) for row in {row for one in plan.cells for row in one.rows.values()})
     if twice := [row for row, count in rows.items() if count > 1]:
         raise UserError(f"two of {', '.join(plan.suite for plan in (own, *imported))} have a row {twice[0]!r}")
-    return Plan(**{name: getattr(own, name) for name in Plan.model_fields} | {"cells": cells})
+    return own.of(cells)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.report.latex import PREAMBLE, UNUSUAL, bold, coloured, escape, table
-from harness.report.leaderboard import LEGEND, WARNING, Leaderboard, all_data
+from harness.report.leaderboard import LEGEND, WARNING, Leaderboard, all_data, span
 from harness.statistics import Score
 from harness.tasks import within
 
@@ -68,7 +68,7 @@ def _overall(board: Leaderboard) -> str:
     protocol = escape(board.protocol.name)
     rows = []
     for row in board.overall:
-        score, updates = row.score, board.updates_of(row.policy)
+        score = row.score
         low, high = (score.interval if score else None) or (None, None)
         rows.append(
             [
@@ -82,11 +82,7 @@ def _overall(board: Leaderboard) -> str:
                 str(score.seeds if score else 0),
                 f"{score.safe_tasks} of {score.tasks}" if score else "--",
                 protocol,
-                "--"
-                if updates is None
-                else str(updates[0])
-                if len(set(updates)) == 1
-                else f"{updates[0]} to {updates[1]}",
+                span(board.updates_of(row.policy), "--"),
                 escape(row.runs),
             ]
         )
@@ -128,10 +124,8 @@ def _tasks(board: Leaderboard) -> str:
     ]
     marks = _marks([names, *(row for group in groups for row in group)])
     notes = [escape(note) for note in board.notes if not note.startswith(WARNING)]  # of single agents: once is enough
-    trained = {board.updates_of(policy) for policy in policies} - {None}
-    spans = sorted({steps for pair in trained if pair for steps in pair})
-    length = f" Training: {spans[0]} to {spans[-1]} updates." if len(spans) > 1 else ""
-    length = length or (f" Training: {spans[0]} updates." if spans else "")
+    trained = [steps for policy in policies for steps in board.updates_of(policy) or ()]
+    length = f" Training: {span((min(trained), max(trained)))} updates." if trained else ""
     caption = _caption(board, "tasks") + escape(length)
     kinds = sorted(set(board.data.values()))
     data = [escape(f"{board.names[task]}: {board.data[task]}.") for task in board.tasks] if len(kinds) > 1 else []

@@ -443,11 +443,17 @@ def _common(row: Row[Score]) -> list[str]:
     return [rank, name, _number(score.reward), _number(score.cost), _safe(score.safe), _number(score.satisfaction)]
 
 
+def span(updates: tuple[int, int] | None, unknown: str = "-") -> str:
+    """The fewest and the most updates, for people."""
+    if updates is None:
+        return unknown
+    fewest, most = updates
+    return str(most) if fewest == most else f"{fewest} to {most}"
+
+
 def _about(board: Leaderboard, row: Row[Score], task: str = "") -> list[str]:
     """The cells of :data:`ABOUT`."""
-    updates = board.updates_of(row.policy, task)
-    fewest, most = updates or ("-", "-")
-    return [board.protocol_of(task).name, str(most) if fewest == most else f"{fewest} to {most}", row.runs]
+    return [board.protocol_of(task).name, span(board.updates_of(row.policy, task)), row.runs]
 
 
 def _foreign(row: Foreign) -> list[str]:

@@ -20,11 +20,9 @@ def describe_damage(statuses: Iterable[Status], plan: Plan) -> list[str]:
 
 def describe_imports(plan: Plan) -> list[str]:
     """A line where rows of a suite are imported: from which sources."""
-    origins = [planned.cell.imported for planned in plan.cells if planned.cell.imported]
-    sources = dict.fromkeys((one.file, one.sha256) for one in origins if one.content)
-    if not sources:
+    if not plan.sources:
         return []
-    named = ", ".join(f"{file} (SHA-256 {sha256[:12]})" for file, sha256 in sources)
+    named = ", ".join(f"{file} (SHA-256 {sha256[:12]})" for file, sha256 in plan.sources)
     return [
         f"Imported from {named}: rows that end in{MARK} were not run here. Nothing here can check them, nor say what "
         "they were trained on."

@@ -373,12 +373,8 @@ def _provenance(results: Results, plan: Plan) -> dict[str, Any]:
     found: dict[str, set[str]] = {}
     seconds: dict[tuple[str, ...], float] = {}
     files: dict[tuple[str, str, str], None] = {}
-    sources: dict[tuple[str, str], None] = {}
     for planned in plan.cells:
-        if (origin := planned.cell.imported) is not None:
-            sources |= {(origin.file, origin.sha256): None} if origin.content else {}
-            continue
-        if results.status(planned.cell).state != "done":
+        if planned.cell.imported is not None or results.status(planned.cell).state != "done":
             continue
         record = results.record(planned.cell)
         for name in ("git_commit", "platform", "device", "engine", "precision"):
@@ -396,7 +392,7 @@ def _provenance(results: Results, plan: Plan) -> dict[str, Any]:
         "suite_file": plan.origin.text if plan.origin else None,
         "made_with": {name: sorted(values) for name, values in found.items()},
         "training_seconds": sum(seconds.values()),
-        "sources": [{"file": file, "sha256": sha256} for file, sha256 in sources],
+        "sources": [{"file": file, "sha256": sha256} for file, sha256 in plan.sources],
         "datasets": [{"task": task, "data": data, "sha256": sha256} for task, data, sha256 in files],
         "settings": [
             {"algorithm": label, "hyperparameters": planned.cell.hyperparameters, "task": planned.cell.definition.name}
