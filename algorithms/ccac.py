@@ -179,8 +179,9 @@ class CCAC(TransitionMethod[CCACHyperparameters]):
 
         metrics = self._train_models(pairs, budgets, noise)
         if self.variant(self.step) == "full":
-            metrics |= self._train_critics(batch, actions, budgets, noise)
-            metrics |= self._train_actor(batch["observations"], budgets, noise)
+            states = torch.cat([batch["observations"], budgets], -1)
+            metrics |= self._train_critics(batch, states, actions, budgets, noise)
+            metrics |= self._train_actor(states, budgets, noise)
             polyak_update(self.targets.parameters(), self.critics.parameters(), self.config.polyak)
         else:
             metrics |= dict.fromkeys(LATER, torch.zeros_like(metrics["vae_loss"]))
@@ -215,7 +216,9 @@ class CCAC(TransitionMethod[CCACHyperparameters]):
             "classifier_accuracy": per_replica_mean(((probability > 0.5) == (label > 0.5)).to(pairs.dtype)),
         }
 
-    def _train_critics(self, batch: Batch, actions: Tensor, budgets: Tensor, noise: Batch) -> dict[str, Tensor]:
+    def _train_critics(
+        self, batch: Batch, states: Tensor, actions: Tensor, budgets: Tensor, noise: Batch
+    ) -> dict[str, Tensor]:
         """Steps 3 and 4: reward and cost critics, and the multiplier of made-up pairs out of distribution.
 
         The critics step disjoint parameters, so one backward pass serves both.
@@ -235,7 +238,6 @@ class CCAC(TransitionMethod[CCACHyperparameters]):
             reward_target, cost_target = rewards + future("reward"), costs + future("cost")
             made_up = self.decode(noise["made_up"].clamp(-LATENT_CLAMP, LATENT_CLAMP), budgets)
             foreign = self.exceeds(made_up, budgets).squeeze(-1) > FOREIGN
-        states = torch.cat([batch["observations"], budgets], -1)
         made_up_observations, made_up_actions = made_up.tensor_split([-actions.shape[-1]], -1)
         made_up_states = torch.cat([made_up_observations, budgets], -1)
         q_loss = critic_loss(self._values(self.critics["reward"], states, actions), reward_target)
@@ -262,9 +264,8 @@ class CCAC(TransitionMethod[CCACHyperparameters]):
             "foreign_multiplier": mean_where(foreign, multiplier),
         }
 
-    def _train_actor(self, observations: Tensor, budgets: Tensor, noise: Batch) -> dict[str, Tensor]:
+    def _train_actor(self, states: Tensor, budgets: Tensor, noise: Batch) -> dict[str, Tensor]:
         """Step 5: the actor, and the multiplier that holds it to the budget."""
-        states = torch.cat([observations, budgets], -1)
         mean, log_std = self.actor(states)
         actions = torch.tanh(mean + log_std.exp() * noise["actor"])
         value = self._values(self.critics["reward"], states, actions).amin(1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import signal
 import socket
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -62,6 +64,14 @@ def number_here(process: str) -> int | None:
     """The number of a process of such a name; ``None`` where it is gone, or of another machine."""
     where, number, *_ = process.split("-")
     return int(number) if where == machine() and not gone(process) else None
+
+
+def end(process: str) -> None:
+    """Ask a process of such a name to end in good order, if it is here."""
+    number = number_here(process)
+    if number is not None:
+        with suppress(ProcessLookupError):  # it ended at this very moment
+            os.kill(number, signal.SIGTERM)
 
 
 def gone(process: str) -> bool:

@@ -5,7 +5,7 @@ It needs neither the data nor the device that the job was trained on, so another
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -171,10 +171,8 @@ class Trained:
         return ended
 
     def _done(self, index: int) -> Status:
-        cell = self.job.cells[index]
-        curve = (of_replica(row, index) for row in reversed(self.content["curve"]))
         try:
-            return Status("done", warnings=lasting_warnings(registry.load(cell.algorithm), cell.config, curve))
+            return Status("done", warnings=replica_warnings(self.job, index, self.content["curve"]))
         except UserCodeError as error:
             return Status("failed", error.report)
 
@@ -255,6 +253,12 @@ def _evaluated_with(record: Mapping[str, Any], trained: Mapping[str, Any]) -> di
     about = {name: value for name, value in record.items() if name != "precision"}
     differs = any(trained.get(name) != value for name, value in about.items() if name != "started")
     return {"evaluated": about} if differs else {}
+
+
+def replica_warnings(job: Job, index: int, curve: Sequence[Row]) -> dict[str, int]:
+    """What a replica's algorithm has been saying of it for a while, and the step since which it has."""
+    backwards = (of_replica(row, index) for row in reversed(curve))
+    return lasting_warnings(registry.load(job.algorithm), job.cells[index].config, backwards)
 
 
 def lasting_warnings(

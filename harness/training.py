@@ -30,7 +30,7 @@ from harness.plan import Job
 from harness.store import Store
 from harness.suite import FQE_METRICS
 from harness.tracking import NOWHERE, Tracking
-from harness.trained import Trained, begin_tracking, lasting_warnings, of_replica
+from harness.trained import Trained, begin_tracking, of_replica, replica_warnings
 
 LOG_POINTS = 200
 """Rows of training.parquet, and how often replicas are checked for divergence, over a whole training run."""
@@ -194,18 +194,13 @@ class Training:
                 self.evaluations.drop(index)
         self._warn()
 
-    def _warnings(self, index: int) -> dict[str, int]:
-        """What a replica's algorithm has been saying of it for a while, and the step since which it has."""
-        backwards = (of_replica(row, index) for row in reversed(self.curve))
-        return lasting_warnings(registry.load(self.job.algorithm), self.job.cells[index].config, backwards)
-
     def _warn(self) -> None:
         """Say what the last row of the curve is the first to show, once for all replicas that it is true of."""
         fresh: dict[str, list[str]] = {}
         for index, cell in enumerate(self.job.cells):
             if index in self.stopped:
                 continue
-            for text in self._warnings(index):
+            for text in replica_warnings(self.job, index, self.curve):
                 if (index, text) not in self._said:
                     self._said.add((index, text))
                     limit = "" if cell.cost_limit is None else f" limit {cell.cost_limit:g}"

@@ -174,7 +174,7 @@ def remember(root: Path, launched: Launched) -> None:
     content = {key: getattr(launched, key) for key in Launched.__dataclass_fields__ if key != "name"}
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_sealed(path, json.loads(json.dumps(content)))
+        write_sealed(path, content)
 
 
 def remembered(root: Path, note: Callable[[str], None]) -> list[Launched]:

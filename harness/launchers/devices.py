@@ -164,12 +164,9 @@ class Launcher:
             UserError: they are another machine's.
         """
         process = launched.about["process"]
-        number = processes.number_here(process)
-        if number is not None:
-            with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGTERM)
-        elif not processes.gone(process):
+        if processes.number_here(process) is None and not processes.gone(process):
             raise UserError("they run on another machine; cancel them there")
+        processes.end(process)
 
     def watch(self, telling: Telling) -> None:
         """Wait until all workers have ended.

@@ -223,9 +223,7 @@ class Launcher:
         """End its jobs; as of :class:`harness.launchers.Launcher`."""
         if launched.about["cluster"] == "local":
             for job in launched.jobs:
-                number = processes.number_here(job)
-                if number is not None:
-                    os.kill(number, signal.SIGTERM)  # submitit hands it on to the worker
+                processes.end(job)  # submitit hands it on to the worker
         else:
             _ask("scancel", *_arrays(launched))
 
