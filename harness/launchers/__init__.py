@@ -11,7 +11,6 @@ to offer it, of :class:`Submitter`'s; adding one is adding that file. Its packag
 
 from __future__ import annotations
 
-import json
 import pkgutil
 import secrets
 import sys
