@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import shutil
 import sys
 import tomllib
@@ -17,7 +18,9 @@ from typing import Any
 # Networks in tests are tiny: more threads only wait for each other. Before torch is imported; processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from running import suite_file
 
@@ -46,6 +49,14 @@ SIMULATION = (
 )
 """What 'make test-current' does without: simulators, and OSRL's code, which needs them."""
 ABSENT = tuple(package for package in SIMULATION if find_spec(package) is None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws without a generator of its own is not up to what ran in this process before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.hookimpl(wrapper=True)

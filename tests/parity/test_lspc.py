@@ -125,7 +125,8 @@ def test_the_policies_agree_with_the_reference() -> None:
         noise = policies[name].noise(6).double()
         policies[name].reset([5, 6, 7, 8], None)
         with torch.no_grad():
-            assert torch.allclose(policies[name].act(observations), act(observations, noise), atol=1e-12)
+            # the policy's noise is of single precision, and so is the bound that it is clamped to
+            assert torch.allclose(policies[name].act(observations), act(observations, noise), atol=1e-7)
 
 
 def test_networks_are_what_the_paper_says() -> None:
