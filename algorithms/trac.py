@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from algorithms.parts.dropout import DropoutStreams
+from algorithms.parts.dropout import DropoutStreams, thinned
 from algorithms.parts.losses import mean_where, per_replica_mean
 from algorithms.parts.methods import detached, named
 from algorithms.parts.networks import Builder, StackedMLP, frozen, orthogonal
-from algorithms.parts.optimisers import minimise
+from algorithms.parts.optimisers import adam, minimise
 from algorithms.parts.policies import ClonedPolicy
 from algorithms.parts.schedules import Schedule
 from harness.algorithm import Algorithm, Batch, Hyperparameters, Policy, Replica, Segments, Selection
@@ -154,7 +154,7 @@ class TraC(Algorithm[TraCHyperparameters]):
         self.dropout = DropoutStreams(replicas, device)
         self.schedule = Schedule.warm_up(c.learning_rate, c.warmup_steps, device)
         self.cloning_rate = torch.tensor(c.cloning_lr, device=device)
-        self.optimizer = torch.optim.Adam(self.actor.parameters(), lr=self.cloning_rate, fused=True)
+        self.optimizer = adam([(self.cloning_rate, self.actor.parameters())])
 
     def variant(self, step: int) -> Literal["cloning", "start", "classification"]:
         """Cloning comes first; the first step behind it begins with what the classification starts from."""
@@ -301,8 +301,7 @@ def log_likelihood(
     *hidden, last = network.layers
     for index, layer in enumerate(hidden):
         x = torch.relu_(layer(x))
-        if kept is not None:  # the authors drop out before the ReLU: it is the same
-            x = torch.where(kept[index], x, 0) / (1 - rate)
+        x = thinned(x, None if kept is None else kept[index], rate)  # the authors' is before the ReLU: it is the same
     error = torch.tanh(last(x)).view_as(actions) - actions
     return -error.square().sum(-1)
 

@@ -32,8 +32,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError, nearest
 from harness.files import read_bytes, replacing, write_json, writing
+from harness.notes import Note, silent
 from harness.plan import Cell, Plan, PlannedCell
-from harness.store import MANIFEST, TABLES, Note, Results, Status, Store, no_diagnostics, silent
+from harness.store import MANIFEST, TABLES, Results, Status, Store, no_diagnostics
 from harness.summary import Snapshot
 
 if TYPE_CHECKING:

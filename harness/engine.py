@@ -20,18 +20,14 @@ from torch import Tensor
 from harness.algorithm import Algorithm
 from harness.data.draws import Draws
 from harness.errors import UserError
+from harness.notes import Note, silent
 
 NAMES = ("auto", "eager", "graph", "compile")
 WARM_UP = 3
 """Updates of every variant that run eagerly before it is captured: libraries set themselves up, optimisers make their
 state."""
 
-Note = Callable[[str], None]
 Update = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
-
-
-def silent(text: str) -> None:
-    """Tell nobody."""
 
 
 class Engine:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from harness import registry
 from harness.data.dataset import require_file
 from harness.errors import SuiteError, UserError, at
 from harness.guard import TookTooLong, UserCodeError
+from harness.notes import Note, silent
 from harness.options import Options
 from harness.plan import Plan
 from harness.simulators import require_simulator
@@ -16,7 +15,7 @@ from harness.suite_tasks import in_time
 
 def require_inputs(
     plan: Plan,
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = silent,
     options: Options | None = None,
 ) -> None:
     """Refuse a plan whose datasets, simulators or packages are not there. Own environments are tried.

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from harness import registry
 from harness.algorithm import Policy
-from harness.engine import silent
 from harness.evaluation import Episode, Evaluator, episode_seeds
 from harness.guard import TookTooLong, UserCodeError, line
+from harness.notes import Note, silent
 from harness.plan import Job
 from harness.pool import WorkerDied
 from harness.tracking import NOWHERE, Tracking
@@ -65,7 +65,7 @@ class Evaluations:
         self,
         job: Job,
         evaluator: Evaluator | None,
-        note: Callable[[str], None] = silent,
+        note: Note = silent,
         tracking: Tracking = NOWHERE,
     ) -> None:
         self.job, self.evaluator, self.note, self.tracking = job, evaluator, note, tracking

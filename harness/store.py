@@ -46,6 +46,7 @@ from harness.files import (
     write_sealed,
     writing,
 )
+from harness.notes import Note, silent
 from harness.plan import Cell, Job, Plan
 
 if TYPE_CHECKING:
@@ -142,14 +143,6 @@ class _StatusFile(BaseModel):
     """The cell's hash; ``None`` where an older version wrote this, like the next."""
     files: dict[str, _Seal] | None = None
     """The cell's other files by name."""
-
-
-Note = Callable[[str], None]
-"""Is told what the user should know."""
-
-
-def silent(text: str) -> None:
-    """Nobody listens."""
 
 
 class Store:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness.guard import UserCodeError
+from harness.notes import Note
 from harness.plan import Cell, Plan, PlannedCell
 from harness.pool import Pool
 from harness.store import Results, Status
@@ -201,7 +202,7 @@ class Sender:
         note: is told why it failed, once.
     """
 
-    def __init__(self, name: str, results: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, name: str, results: Path, note: Note) -> None:
         self.name, self._note = name, note
         self._pool = Pool(1, start=apart)
         self._last: Future[None] | None = None
@@ -254,7 +255,7 @@ class Sender:
 
 
 @contextmanager
-def tracking(plan: Plan, names: Iterable[str], results: Path, note: Callable[[str], None]) -> Iterator[Tracking]:
+def tracking(plan: Plan, names: Iterable[str], results: Path, note: Note) -> Iterator[Tracking]:
     """Trackers for the length of a run.
 
     Args:
@@ -274,7 +275,7 @@ def tracking(plan: Plan, names: Iterable[str], results: Path, note: Callable[[st
             sender.stop()
 
 
-def send_results(results: Results, plan: Plan, tracked: Tracking, note: Callable[[str], None]) -> int:
+def send_results(results: Results, plan: Plan, tracked: Tracking, note: Note) -> int:
     """Send all that is stored of a plan's finished cells, and how the others that have ended stand.
 
     Args:

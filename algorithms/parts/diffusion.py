@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from algorithms.parts.dropout import Dropped
+from algorithms.parts.dropout import Dropped, thinned
 from algorithms.parts.networks import (
     Initialiser,
     StackedLayerNorm,
@@ -158,8 +158,7 @@ class Denoiser(nn.Module):
         x = self.input(torch.cat([actions, observations, embedded], -1))
         for index, block in enumerate(self.blocks):
             assert isinstance(block, nn.ModuleDict)
-            kept = None if keep is None else keep.get(f"block{index}")
-            change = x if kept is None else torch.where(kept, x, 0.0) / (1 - self.config.dropout)
+            change = thinned(x, None if keep is None else keep.get(f"block{index}"), self.config.dropout)
             x = x + block["contract"](functional.mish(block["expand"](block["norm"](change))))
         noise: Tensor = self.output(functional.mish(x))
         return noise

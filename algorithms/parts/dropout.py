@@ -15,6 +15,11 @@ Dropped = tuple[tuple[int, ...], float]
 """The shape of what dropout meets, without the replica axis, and its rate."""
 
 
+def thinned(x: Tensor, kept: Tensor | None, rate: float) -> Tensor:
+    """``x`` with what is not kept set to 0 and the rest scaled up, as dropout does; ``None``: everything is kept."""
+    return x if kept is None else torch.where(kept, x, 0.0) / (1 - rate)
+
+
 class DropoutStreams:
     """What dropout keeps, drawn for each replica from a generator of its own.
 

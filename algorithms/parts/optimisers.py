@@ -19,7 +19,7 @@ def minimise(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def adam(groups: Iterable[tuple[float, Iterable[nn.Parameter]]]) -> torch.optim.Adam:
+def adam(groups: Iterable[tuple[float | Tensor, Iterable[nn.Parameter]]]) -> torch.optim.Adam:
     """Adam over (learning rate, parameters) groups. It is elementwise, so one serves all replicas and networks."""
     return torch.optim.Adam([{"params": list(parameters), "lr": lr} for lr, parameters in groups], fused=True)
 

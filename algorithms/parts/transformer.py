@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from algorithms.parts.attention import attention
-from algorithms.parts.dropout import Dropped
+from algorithms.parts.dropout import Dropped, thinned
 from algorithms.parts.networks import StackedEmbedding, StackedLayerNorm, StackedLinear
 from harness.algorithm import Hyperparameters
 from harness.bounds import Count, Width, require_weights
@@ -121,8 +121,7 @@ class Transformer(nn.Module):
         tokens = [embed(x.flatten(1, 2)) + time for embed, x in zip(self.embeddings, inputs, strict=True)]
         x = self.embedding_norm(torch.stack(tokens, 2).flatten(1, 2))
         x = x.unflatten(1, (batch, steps * TOKENS))
-        if keep is not None and self.config.embedding_dropout > 0:
-            x = torch.where(keep["embedding"], x, 0.0) / (1 - self.config.embedding_dropout)
+        x = thinned(x, None if keep is None else keep.get("embedding"), self.config.embedding_dropout)
         *blocks, final = self.blocks
         for index, block in enumerate(blocks):
             x = block(x, keep, index)

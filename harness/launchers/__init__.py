@@ -14,7 +14,7 @@ from __future__ import annotations
 import pkgutil
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from harness import extras
 from harness.errors import UserError, nearest
 from harness.files import read_sealed, write_sealed, writing
+from harness.notes import Note
 from harness.options import Options
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def remember(root: Path, launched: Launched) -> None:
         write_sealed(path, content)
 
 
-def remembered(root: Path, note: Callable[[str], None]) -> list[Launched]:
+def remembered(root: Path, note: Note) -> list[Launched]:
     """What was started for a results folder and not forgotten, the oldest first; what cannot be read is noted."""
     found = []
     for path in sorted((root / "launched").glob("[!.]*.json")):
