@@ -51,7 +51,6 @@ from harness.suite import Evaluation, TimeLimits
 from harness.tasks import Task, find_task
 from harness.work import Backlog, Work, take_part
 
-COMMAND = "from lspc_bench import main; main()"
 context = multiprocessing.get_context("fork")
 AT_THE_FIRST_JOB = ("harness.hooks", "pandas", "pyarrow.parquet", "safetensors.torch", "torch._dynamo")
 """Modules that a worker imports later than the others: its start, not a job's time."""
@@ -209,7 +208,9 @@ def status(cells: int) -> list[list[str]]:
         seconds = []
         for _ in range(3):
             begun = time.perf_counter()
-            subprocess.run([sys.executable, "-c", COMMAND, "status", folder], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, "-m", "lspc_bench", "status", folder], check=True, stdout=subprocess.DEVNULL
+            )
             seconds.append(time.perf_counter() - begun)
         rows.append([f"{cells:,}", state, f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f}"])
     shutil.rmtree(folder)
@@ -222,7 +223,7 @@ def share(suite: str, turns: int, evaluation: int) -> list[list[str]]:
     for turn in range(turns):
         for words in list(walls)[:: 1 if turn % 2 == 0 else -1]:
             folder = Path(tempfile.mkdtemp(prefix="overhead-"))
-            command = [sys.executable, "-c", COMMAND, "run", suite, "--results", folder, *words.split()]
+            command = [sys.executable, "-m", "lspc_bench", "run", suite, "--results", folder, *words.split()]
             begun = time.perf_counter()
             process = subprocess.run([*command, "--workers", str(evaluation)], capture_output=True, check=False)
             if process.returncode:

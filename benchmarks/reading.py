@@ -29,7 +29,6 @@ from harness.store import Store
 from harness.suite import read_suite
 from harness.summary import FOLDER
 
-COMMAND = "from lspc_bench import main; main()"
 METRICS = 10
 
 
@@ -66,7 +65,7 @@ def episodes(planned: PlannedCell, points: int, draws: np.random.Generator) -> p
 
 def measure(command: str, root: Path) -> list[str]:
     """Wall time and processor time in seconds, and the most memory in MB, of one command in a process of its own."""
-    arguments = [sys.executable, "-c", COMMAND, command, str(root), "--output", str(root / "output")]
+    arguments = [sys.executable, "-m", "lspc_bench", command, str(root), "--output", str(root / "output")]
     begun = time.perf_counter()
     process = os.posix_spawn(sys.executable, arguments, os.environ)
     _, status, used = os.wait4(process, 0)

@@ -9,6 +9,8 @@ A package offers a plugin in its own pyproject.toml::
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from algorithms import BUILTINS
 from harness.errors import UserError, nearest
-from harness.guard import UserCodeError, guard, restored
+from harness.guard import UserCodeError, guard, restored, within
 from harness.packages import entry_points
 
 if TYPE_CHECKING:
@@ -107,6 +109,25 @@ def require_packages(name: str) -> None:
 def named(name: str) -> str:
     """How messages call an algorithm."""
     return f"the algorithm {name!r}"
+
+
+@contextmanager
+def own_code(name: str, doing: str, limit: float, spent: float = 0.0) -> Iterator[None]:
+    """Around what an algorithm's code does in a job: what it raises names it, and it ends when the job's time is up.
+
+    Args:
+        name: the algorithm's.
+        doing: what it is asked for.
+        limit: seconds that the job may train.
+        spent: of these.
+
+    Raises:
+        UserCodeError: it raised something.
+        TookTooLong: the time is up.
+    """
+    what = f"the {limit:g} s that a job may train (time_limits.job)"
+    with within(limit - spent, what), guard(named(name), doing), restored():
+        yield
 
 
 def _is_installed(package: str) -> bool:

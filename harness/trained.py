@@ -5,8 +5,7 @@ It needs neither the data nor the device that the job was trained on, so another
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from harness import registry
 from harness.algorithm import Algorithm, Hyperparameters, Policy
-from harness.engine import silent
 from harness.evaluation import Evaluator
-from harness.guard import UserCodeError, guard, restored, within
+from harness.guard import UserCodeError
+from harness.notes import Note, silent
 from harness.pending import Evaluations, Row
 from harness.plan import Cell, Job
 from harness.store import DIAGNOSTICS, Status, Store
@@ -62,7 +61,7 @@ class Trained:
         store: Store,
         evaluator: Evaluator | None,
         content: dict[str, Any],
-        note: Callable[[str], None] = silent,
+        note: Note = silent,
         most_seconds: float = float("inf"),
         tracking: Tracking = NOWHERE,
     ) -> Trained:
@@ -87,16 +86,10 @@ class Trained:
             for cell, statistics in zip(job.cells, trained["statistics"], strict=True)
         ]
 
-        @contextmanager
-        def theirs() -> Iterator[None]:
-            limit = f"the {most_seconds:g} s that a job may train (time_limits.job)"
-            with within(most_seconds, limit), guard(registry.named(job.algorithm), "policies"), restored():
-                yield
-
         made: dict[int, Algorithm[Any]] = {}
 
         def remade(index: int, name: str, state: Mapping[str, Tensor]) -> Policy:
-            with theirs():
+            with registry.own_code(job.algorithm, "policies", most_seconds):
                 if index not in made:
                     made[index] = registry.load(job.algorithm)(job.cells[index].config, job.task, [replicas[index]])
                 policy = made[index].policies(0)[name].float()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ from harness.algorithm import Policy, Selection
 from harness.data.dataset import Dataset
 from harness.data.draws import BLOCK, prepare
 from harness.diagnostics import Diagnostics
-from harness.engine import make_engine, silent
+from harness.engine import make_engine
 from harness.errors import UserError
 from harness.evaluation import Evaluator
 from harness.fqe import Candidate, Estimate, FittedQ
-from harness.guard import guard, line, restored, within
+from harness.guard import line
 from harness.memory import forget_peak, peak
+from harness.notes import Note, silent
 from harness.pending import Evaluations, Row, stored
 from harness.plan import Job
 from harness.store import Store
@@ -74,7 +75,7 @@ class Training:
         ahead: int = BLOCK,
         on_host: bool = False,
         held_out: Dataset | None = None,
-        note: Callable[[str], None] = silent,
+        note: Note = silent,
         most_seconds: float = float("inf"),
         tracking: Tracking = NOWHERE,
     ) -> None:
@@ -127,13 +128,9 @@ class Training:
         """Seconds of training so far, evaluation not counted."""
         return self.seconds + (0.0 if self._since is None else time.monotonic() - self._since)
 
-    @contextmanager
-    def _theirs(self, doing: str) -> Iterator[None]:
-        """Around the algorithm's own code: what it raises names it, and it ends when the job's time is up."""
-        limit = f"the {self.most_seconds:g} s that a job may train (time_limits.job)"
-        name = registry.named(self.job.algorithm)
-        with within(self.most_seconds - self.spent, limit), guard(name, doing), restored():
-            yield
+    def _theirs(self, doing: str) -> AbstractContextManager[None]:
+        """Around the algorithm's own code."""
+        return registry.own_code(self.job.algorithm, doing, self.most_seconds, self.spent)
 
     def _policies(self, index: int) -> dict[str, Policy]:
         """A replica's policies as they are now, under the names that were announced."""

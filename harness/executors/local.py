@@ -27,8 +27,9 @@ from harness.data.draws import BLOCK
 from harness.errors import ResultsError, UserError
 from harness.evaluation import Evaluator
 from harness.files import is_disk_fault, writing
-from harness.guard import Interrupt, TookTooLong, UserCodeError, guard, is_out_of_memory, restored, within
+from harness.guard import Interrupt, TookTooLong, UserCodeError, is_out_of_memory
 from harness.memory import keep_freed_memory
+from harness.notes import Note
 from harness.options import Options
 from harness.plan import Cell, CellData, Job, make_jobs
 from harness.pool import Submitting
@@ -281,7 +282,7 @@ class LocalExecutor:
         """What rolls policies out here."""
         return None if self.options.no_evaluation else self.evaluator
 
-    def _noting(self, job: Job) -> Callable[[str], None]:
+    def _noting(self, job: Job) -> Note:
         return lambda text: self.progress.note(f"{job.describe()}: {text}")
 
     def _tell(self, training: Training | Trained) -> None:
@@ -298,7 +299,7 @@ class LocalExecutor:
         """
         algorithm, first, count = registry.load(job.algorithm), job.cells[0], len(job.cells)
         try:
-            with self._theirs(job, "update"):
+            with registry.own_code(job.algorithm, "update", self.time_limits.job):
                 need = measure(algorithm, first.config, dataset, replica=first.replica)
         except UserCodeError as error:  # if it is not only the tiny batch that it minds, training will tell
             self.progress.note(f"{job.describe()}: how much memory it needs is unknown: {error.reason}")
@@ -385,20 +386,12 @@ class LocalExecutor:
         kept: list[tuple[Cell, Selection]] = []
         for cell in job.cells:
             try:
-                with self._theirs(job, "select"):
+                with registry.own_code(job.algorithm, "select", self.time_limits.job):
                     kept.append((cell, algorithm.select(dataset, config, cell.replica)))
             except (UserError, UserCodeError) as error:
                 reason = error.report if isinstance(error, UserCodeError) else str(error)
                 self._fail(Job(cells=(cell,)), reason)
         return Job(cells=tuple(cell for cell, _ in kept)), [selection for _, selection in kept]
-
-    @contextmanager
-    def _theirs(self, job: Job, doing: str) -> Iterator[None]:
-        """Around a plugin's code before its training begins."""
-        limit = self.time_limits.job
-        name = registry.named(job.algorithm)
-        with within(limit, f"the {limit:g} s that a job may train (time_limits.job)"), guard(name, doing), restored():
-            yield
 
     def _fail(self, job: Job, reason: str) -> None:
         for cell in job.cells:
