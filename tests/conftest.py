@@ -16,20 +16,27 @@ from types import ModuleType
 from typing import Any
 
 # Networks in tests are tiny: more threads only wait for each other. Before torch is imported; processes inherit it.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 from running import suite_file
 
 from harness import evaluation, registry, simulators
 from harness.errors import UserError
 from harness.tasks import Task
 
+for told in ("COLUMNS", "FORCE_COLOR"):  # by the terminal that the tests are started in
+    os.environ.pop(told, None)
+
 # How long a case takes is up to who else is at work. The same cases every time: what breaks a test is the change, not
-# the draw. New ones: pytest --hypothesis-profile default
+# the draw, and not the constants of whatever modules other tests have imported. New ones: pytest --hypothesis-profile
+# default
+if hasattr(providers, "_get_local_constants"):
+    providers._get_local_constants = lambda: providers._local_constants
 settings.register_profile("shared machine", deadline=None, derandomize=True)
 settings.load_profile("shared machine")
 

@@ -253,7 +253,8 @@ def _links(chance: random.Random, file: Draft) -> None:
         lambda file, name: file.__setitem__(name, file[other]),
         partial(_chain, length=chance.choice((2, 15, 16, 17, 100)), end=chance.choice((other, key))),
     ]
-    for one in {key, chance.choice(KEYS)} - {other}:
+    wanted = dict.fromkeys((key, chance.choice(KEYS)))  # in this order, where a set's is another in every process
+    for one in (name for name in wanted if name != other):
         file.entries.pop(one, None)
         file.entries[one] = chance.choice(links)
 

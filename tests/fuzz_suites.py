@@ -185,7 +185,7 @@ def _bomb(chance: random.Random) -> Case:
 WAYS: tuple[Callable[[random.Random], Case], ...] = (_letters, _lines, _values, _values, _overrides, _overrides, _bomb)
 
 
-def problem(case: Case, folder: Path, seconds: int = 20) -> str:
+def problem(case: Case, folder: Path, seconds: int = 60) -> str:
     """What is wrong with what comes of a case; empty where nothing is.
 
     Args:

@@ -14,16 +14,20 @@ MOST_LETTERS = 2000
 """Of an error: more is not read."""
 
 
+class Hang(BaseException):
+    """No Exception: what is tried may catch those."""
+
+
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
     """End the block after so many seconds.
 
     Raises:
-        TimeoutError: it was not done.
+        Hang: it was not done.
     """
 
     def hang(*_: object) -> None:
-        raise TimeoutError(f"more than {seconds} s")
+        raise Hang(f"it takes more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, hang)
     signal.alarm(seconds)
@@ -44,8 +48,11 @@ def fault(arguments: Sequence[str], named: str, seconds: int = 60) -> str:
         named: what an error has to say, such as ``Error: `` or the file that is meant.
         seconds: after which it counts as hanging.
     """
-    with limited(seconds):
-        done = CliRunner().invoke(main, arguments)
+    try:
+        with limited(seconds):
+            done = CliRunner().invoke(main, arguments)
+    except Hang as error:
+        return str(error)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         return f"{type(done.exception).__name__}: {done.exception}"
     if done.exit_code not in (0, 2):

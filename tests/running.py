@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
 import time
@@ -20,6 +21,16 @@ from harness.plan import Plan
 from harness.planning import make_plan
 from harness.store import Store
 from harness.suite import SuiteFile
+
+# Forks of a server that has imported everything, and run nothing, start at once and share no thread or lock. There is
+# one a process, whoever asks for it, so there is one list of what it imports.
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(
+    [
+        *("harness.executors.local", "pandas", "pyarrow.parquet", "torch._dynamo", "rliable.library"),
+        *("bullet_safety_gym", "pytest"),
+    ]
+)
 
 
 def suite_file(folder: Path, text: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import die_at, outcome, suite_file, until
+from running import die_at, forks, outcome, suite_file, until
 
 from harness.cli import main
 from harness.engine import Engine
@@ -43,12 +42,6 @@ PLACES: dict[str, tuple[Any, str]] = {
     "remove": (Store, "remove_checkpoint"),
 }
 
-# Forks of a server that has imported everything, and run nothing, start at once and share no thread or lock.
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(
-    ["harness.executors.local", "pandas", "pyarrow.parquet", "torch._dynamo", "bullet_safety_gym", "rliable.library"]
-)
-
 
 def run(folder: Path, where: str | None = None, count: int = 1, workers: int = 0) -> None:
     """The command line on the suite, in this process; ends it."""
@@ -61,7 +54,7 @@ def run(folder: Path, where: str | None = None, count: int = 1, workers: int = 0
 
 def start(*arguments: Any, **options: Any) -> Any:
     """:func:`run` in a process of its own."""
-    process = context.Process(target=run, args=arguments, kwargs=options)
+    process = forks.Process(target=run, args=arguments, kwargs=options)
     process.start()
     return process
 

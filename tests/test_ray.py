@@ -24,6 +24,13 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 ROOT = Path(__file__).parent.parent
 
 
+def add_node(cluster: Any) -> Any:
+    """A node of one core, which may take its time to start."""
+    node = cluster.add_node(wait=False, num_cpus=1, object_store_memory=80 * 2**20)
+    cluster.wait_for_nodes(timeout=300)
+    return node
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
@@ -33,7 +40,8 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_health_check_period_ms", "500")
         patch.setenv("RAY_worker_niceness", "0")  # or else a busy machine starves them
-        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 * 2**20})
+        nodes = Cluster()
+        add_node(nodes)
         yield nodes
         ray.shutdown()
         nodes.shutdown()
@@ -58,8 +66,7 @@ def ended(folder: Path) -> bool:
 
 
 def test_a_node_dies_and_nobody_sees_it(tmp_path: Path, cluster: Any) -> None:
-    second = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    cluster.wait_for_nodes()
+    second = add_node(cluster)
     done = submit(tmp_path, cluster)
     assert "Submitted: 2 workers on submitted by ray since" in done.stdout
     until(lambda: at_work(tmp_path / "runs", 2), "two workers at work")
@@ -73,8 +80,7 @@ def test_a_node_dies_and_nobody_sees_it(tmp_path: Path, cluster: Any) -> None:
 def test_roll_outs_are_tasks_and_a_node_of_theirs_dies(tmp_path: Path, cluster: Any) -> None:
     """Workers take no core by Ray's count, so where one is taken a policy is rolled out."""
     connect(cluster)
-    second = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    cluster.wait_for_nodes()
+    second = add_node(cluster)
     submit(tmp_path, cluster, options=("--device", "cpu", "--checkpoint-every", "0"))
     until(lambda: ray.available_resources().get("CPU", 0) == 0, "roll-outs on both nodes")
     until(lambda: at_work(tmp_path / "runs", 2), "two workers at work")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from running import die_at, outcome, suite_file
+from running import die_at, forks, outcome, suite_file
 
 from harness.cli import main
 from harness.engine import Engine
@@ -55,7 +55,6 @@ EVALUATE = ("work", "runs", "--only-evaluation", "--workers", "0")
 
 SIMULATED = pytest.mark.skipif(find_spec("bullet_safety_gym") is None, reason="bullet_safety_gym is not installed")
 
-context = multiprocessing.get_context("forkserver")
 PRELOADED = ["harness.executors.local", "pandas", "pyarrow.parquet", "torch._dynamo"]
 
 
@@ -65,7 +64,7 @@ def _fork_server_without_simulators() -> Iterator[None]:
     server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
     before = server._preload_modules
     server._stop()
-    context.set_forkserver_preload(PRELOADED)
+    forks.set_forkserver_preload(PRELOADED)
     yield
     server._stop()
     server._preload_modules = before
@@ -102,7 +101,7 @@ def _process(folder: Path, arguments: Sequence[str], where: str | None, count: i
 
 def start(folder: Path, *arguments: str, where: str | None = None, count: int = 1) -> Any:
     suite_file(folder, SUITE)
-    process = context.Process(target=_process, args=(folder, arguments, where, count))
+    process = forks.Process(target=_process, args=(folder, arguments, where, count))
     process.start()
     return process
 

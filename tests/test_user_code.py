@@ -102,7 +102,7 @@ def test_a_bad_plugin_fails_with_its_name_and_reason(ran: dict[str, Any], name: 
 
 
 def test_what_has_no_end_is_ended(tmp_path: Path) -> None:
-    result = run(tmp_path, *bad.ENDLESS, seconds=4)
+    result = run(tmp_path, *bad.ENDLESS, seconds=12)
     found = statuses(tmp_path)
     assert result.exit_code == 1
     assert {name: status.state for name, status in found.items()} == {
@@ -250,18 +250,18 @@ def test_an_environment_that_fails_at_once_is_refused(strange: Path, name: str) 
 
 
 def test_an_environment_that_hangs_at_once_is_announced_and_refused(strange: Path) -> None:
-    result = own(strange, "hang", "--workers", "0", seconds=2)
+    result = own(strange, "hang", "--workers", "0", seconds=6)
     assert result.exit_code == 2, result.output
     assert "trying lspc_bench_strange:Stranger-hang-v0" in result.output
-    assert "in a trial took longer than the 2 s that an episode may take" in result.output
+    assert "in a trial took longer than the 6 s that an episode may take" in result.output
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("late", "SystemExit: 0"), ("interrupt", "KeyboardInterrupt"), ("sleep", "longer than its 8 s")],
+    [("late", "SystemExit: 0"), ("interrupt", "KeyboardInterrupt"), ("sleep", "longer than its 16 s")],
 )
 def test_an_environment_that_fails_later_fails_its_own_cells(strange: Path, name: str, reason: str) -> None:
-    result = own(strange, name, "--workers", "0", seconds=4 if name == "sleep" else 600)
+    result = own(strange, name, "--workers", "0", seconds=8 if name == "sleep" else 600)
     assert result.exit_code == 1, result.output
     store = Store(strange / "runs")
     found = {one.cell.task: store.status(one.cell) for plan in store.plans() for one in plan.cells}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import multiprocessing
 import os
 import random
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import call, left, outcome, run, suite_file, until
+from running import call, forks, left, outcome, run, suite_file, until
 
 from harness import claims
 from harness.cli import main
@@ -37,9 +36,6 @@ algorithms:
 evaluation: {every: 15, episodes: 1, final: 3}
 """
 CELLS = 2 + 2 + 2 * (2 + 2 * 2)
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["harness.executors.local", "pandas", "pyarrow.parquet", "bullet_safety_gym"])
 
 
 def _refuse() -> None:
@@ -80,7 +76,7 @@ def _work(folder: Path, command: str, lease: float) -> None:
 
 def start(folder: Path, command: str = "run", lease: float = claims.LEASE) -> Any:
     suite_file(folder, SUITE)
-    process = context.Process(target=_work, args=(folder, command, lease))
+    process = forks.Process(target=_work, args=(folder, command, lease))
     process.start()
     return process
 

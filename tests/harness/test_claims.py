@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import forks, until
 
 from harness import claims, processes
 from harness.claims import ClaimLost, Claims, workers
 
-context = multiprocessing.get_context("fork")
 GROUP = "0123456789abcdef"
 
 
@@ -45,21 +44,20 @@ def _take_and(root: Path, answers: Any, lease: float, end: str) -> None:
 
 
 def worker(target: Callable[..., None], *arguments: Any) -> Any:
-    process = context.Process(target=target, args=arguments)
+    process = forks.Process(target=target, args=arguments)
     process.start()
     return process
 
 
 @pytest.mark.parametrize("turn", range(3))
 def test_of_32_that_race_for_a_claim_one_gets_it(tmp_path: Path, turn: int) -> None:
-    start, stay, answers = context.Event(), context.Event(), context.SimpleQueue()
+    start, stay, answers = forks.Event(), forks.Event(), forks.SimpleQueue()
     if turn:  # after somebody who died with it
-        dead = f"{processes.machine()}-1-1-beef"
+        dead = f"{processes.machine()}-9999999-1-beef"  # a number that no process has
         (tmp_path / "claims").mkdir()
         (tmp_path / "claims" / GROUP).write_text(dead)
     racing = [worker(_take, tmp_path, start, answers, stay) for _ in range(32)]
-    while len(list((tmp_path / "workers").glob("[!.]*.json"))) < 32:
-        time.sleep(0.05)
+    until(lambda: len(list((tmp_path / "workers").glob("[!.]*.json"))) == 32, "32 workers")
     start.set()
     got = [answers.get() for _ in racing]
     stay.set()
@@ -70,7 +68,7 @@ def test_of_32_that_race_for_a_claim_one_gets_it(tmp_path: Path, turn: int) -> N
 
 
 def test_what_the_living_have_is_theirs_until_they_give_it_back(tmp_path: Path) -> None:
-    start, stay, answers = context.Event(), context.Event(), context.SimpleQueue()
+    start, stay, answers = forks.Event(), forks.Event(), forks.SimpleQueue()
     start.set()
     other = worker(_take, tmp_path, start, answers, stay)
     assert answers.get()
@@ -88,7 +86,7 @@ def test_what_the_living_have_is_theirs_until_they_give_it_back(tmp_path: Path) 
 
 
 def test_a_killed_workers_claims_are_free_at_once_on_its_machine(tmp_path: Path) -> None:
-    answers = context.SimpleQueue()
+    answers = forks.SimpleQueue()
     dying = worker(_take_and, tmp_path, answers, claims.LEASE, "die")
     dying.join()
     assert (dying.exitcode, answers.get()) == (-signal.SIGKILL, True)
@@ -98,7 +96,7 @@ def test_a_killed_workers_claims_are_free_at_once_on_its_machine(tmp_path: Path)
 
 
 def test_a_worker_that_was_stopped_past_its_lease_notices(tmp_path: Path) -> None:
-    answers = context.SimpleQueue()
+    answers = forks.SimpleQueue()
     paused = worker(_take_and, tmp_path, answers, 0.5, "wait")
     assert answers.get()
     os.kill(paused.pid, signal.SIGSTOP)

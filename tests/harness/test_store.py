@@ -107,7 +107,7 @@ def test_results_count_as_done_only_when_they_are_whole(store: Store, monkeypatc
 def test_what_a_killed_process_left_is_removed(store: Store) -> None:
     """Of this machine's processes at once, of another's a day after it wrote last; what is being written stays."""
     store.set_status(cell(), Status("running"))
-    gone, alive = f"{processes.machine()}-1-1-beef", processes.name()
+    gone, alive = f"{processes.machine()}-9999999-1-beef", processes.name()
     folders = (store.root, store.folder(cell()), store.root / "jobs", store.root / "suites")
     left = [folder / f".x.json.{gone}.tmp" for folder in folders]
     stays = [store.root / "jobs" / f".y.checkpoint.{process}.tmp" for process in (alive, "elsewhere-1-1-beef", "7")]

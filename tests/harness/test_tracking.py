@@ -81,7 +81,9 @@ def plain(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tracked(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results with the trackers that come with the harness."""
     results = tmp_path_factory.mktemp("tracked")
-    done = track(suite, results, "csv", "tensorboard", "wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_X_SERVICE_WAIT", "300")  # seconds in which its process starts, on a busy machine
+        done = track(suite, results, "csv", "tensorboard", "wandb")
     assert done.exit_code == 0
     assert "the tracker" not in done.output
     assert done.stdout == f"tracked: 2 done, 0 failed, 0 skipped. Results: {results}\n"
