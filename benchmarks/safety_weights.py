@@ -4,10 +4,10 @@
     python benchmarks/safety_weights.py CarCircle --steps 10000
 
 Trains an agent, cuts the data into bins of one observation (BallRun's 2 is the forward velocity), or of the agent's
-cost value vc, and prints for each: the cost a step, the mean weight, and the effective sample, which is the share of
-the bin's rows that its weights rest on. For an observation also the mean of an action in the data, the same under the
-safety weights (which the CVAE is to clone), and what LSPC-S does; for the cost value also the spread, the standard
-deviation of beta_c adv_c, whose exponential the weights are.
+cost value vc, and prints for each: the cost a step, the mean of an action in the data, the same under the safety
+weights (which the CVAE is to clone), what LSPC-S does, the spread (the standard deviation of beta_c adv_c, whose
+exponential the weights are), the mean weight, and the effective sample: the share of the bin's rows that its weights
+rest on.
 """
 
 from __future__ import annotations
@@ -86,26 +86,20 @@ def main() -> None:
         chosen = torch.as_tensor(inside)
         w = weights[chosen]
         rows.append(
-            {
-                "vc" if of_states else "observation": f"{low:g} to {high:g}",
-                "rows": str(int(inside.sum())),
-                "cost": f"{dataset.arrays['costs'][inside].mean():.2f}",
-            }
-            | (
-                {"spread": f"{float(exponent[chosen].std()):.2f}"}
-                if of_states
-                else {
-                    "action": f"{logged[inside].mean():.2f}",
-                    "weighted": f"{np.average(logged[inside], weights=w.numpy()):.2f}",
-                    "lspc-s": f"{done[inside].mean():.2f}",
-                }
-            )
-            | {
-                "weight": f"{float(w.mean()):.2f}",
-                "effective": f"{float(effective_sample(w.unsqueeze(0))):.2f}",
-            }
+            [
+                f"{low:g} to {high:g}",
+                str(int(inside.sum())),
+                f"{dataset.arrays['costs'][inside].mean():.2f}",
+                f"{logged[inside].mean():.2f}",
+                f"{np.average(logged[inside], weights=w.numpy()):.2f}",
+                f"{done[inside].mean():.2f}",
+                f"{float(exponent[chosen].std()):.2f}",
+                f"{float(w.mean()):.2f}",
+                f"{float(effective_sample(w.unsqueeze(0))):.2f}",
+            ]
         )
-    print(markdown_table(list(rows[0]), [list(row.values()) for row in rows]))
+    header = ["rows", "cost", "action", "weighted", "lspc-s", "spread", "weight", "effective"]
+    print(markdown_table(["vc" if of_states else "observation", *header], rows))
 
 
 if __name__ == "__main__":
