@@ -6,6 +6,7 @@ the keyboard, a limit of time, a disk that is full or broken and :class:`harness
 
 from __future__ import annotations
 
+import _thread
 import os
 import re
 import signal
@@ -13,11 +14,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 from harness.errors import SuiteError, UserError
 from harness.files import is_disk_fault
@@ -26,6 +27,10 @@ MOST_LINE, MOST_TRACE = 500, 20_000
 """Characters of a reason, and of a traceback, that are kept."""
 UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069]")
 """What colours a terminal, or makes it do other things than show text."""
+
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""What asks a run to stop: the user at the keyboard, whoever ends processes, and SLURM."""
 
 
 class UserCodeError(Exception):
@@ -169,21 +174,46 @@ DEFAULTS: tuple[tuple[Callable[[Any], Any], Callable[[Any, Any], Any]], ...] = (
 """How torch's defaults are asked for and set. Torch is not imported for it."""
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupt
+
+
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Let an interrupt at the keyboard raise :class:`Interrupt`, which guards let pass."""
+def interruptible(
+    handler: Callable[[int, FrameType | None], None] = _interrupt, numbers: Sequence[int] = (signal.SIGINT,)
+) -> Iterator[None]:
+    """Let signals interrupt the code inside with :class:`Interrupt`, which guards let pass; in the main thread alone.
+
+    A signal may come while Python runs a destructor or the callback of a weak reference, out of which no exception
+    comes: it is sent once more then.
+
+    Args:
+        handler: what a signal calls; it raises Interrupt, or it does not yet.
+        numbers: of the signals, at first the one to send again. That at the keyboard by itself.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, _interrupt)
+    main, hook = threading.get_ident(), sys.unraisablehook
+
+    def again() -> None:
+        time.sleep(0.01)  # the destructor ends
+        signal.pthread_kill(main, numbers[0])
+
+    def lost(error: sys.UnraisableHookArgs) -> None:
+        if error.exc_type is Interrupt:
+            _thread.start_new_thread(again, ())  # a Thread would wait for locks, which the code inside may hold
+        else:
+            hook(error)
+
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    sys.unraisablehook = lost
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupt
+        sys.unraisablehook = hook
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 @contextmanager

@@ -18,13 +18,17 @@ def note(text: str) -> None:
 
 
 class _Lossy(io.FileIO):
-    """What cannot be written is lost: there is no other place to say it."""
+    """What cannot be written is lost: there is no other place to say it.
+
+    Text goes to it directly. A buffer would refuse what a signal's handler says while it writes.
+    """
 
     def write(self, data: Any) -> int:
-        try:
-            return super().write(data) or 0
-        except OSError:
-            return len(data)
+        rest = memoryview(data)
+        with suppress(OSError):
+            while rest and (written := super().write(rest)):  # none where it would have to wait, and may not
+                rest = rest[written:]
+        return len(data)
 
 
 @contextmanager
@@ -43,8 +47,8 @@ def standard_streams() -> Iterator[None]:
         sys.stdout.reconfigure(errors="replace")
     before = sys.stderr
     if isinstance(before, io.TextIOWrapper) and before is sys.__stderr__:
-        lossy = io.BufferedWriter(_Lossy(before.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(lossy, before.encoding, errors="replace", line_buffering=True)
+        lossy = _Lossy(before.fileno(), "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(lossy, before.encoding, errors="replace", write_through=True)
     try:
         yield
     finally:

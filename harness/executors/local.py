@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import signal
 import subprocess
 import time
 import traceback
@@ -27,7 +26,7 @@ from harness.data.draws import BLOCK
 from harness.errors import ResultsError, UserError
 from harness.evaluation import Evaluator
 from harness.files import is_disk_fault, writing
-from harness.guard import Interrupt, TookTooLong, UserCodeError, is_out_of_memory
+from harness.guard import STOP_SIGNALS, Interrupt, TookTooLong, UserCodeError, interruptible, is_out_of_memory
 from harness.memory import keep_freed_memory
 from harness.notes import Note
 from harness.options import Options
@@ -141,7 +140,7 @@ class LocalExecutor:
             ResultsError: results cannot be written.
         """
         coming, queue, begun, more = iter(jobs), deque[Job](), set[str](), True
-        with self.evaluator, self._signals():
+        with self.evaluator, interruptible(self._interrupt, STOP_SIGNALS):
             while queue or self._active or more:
                 if queue and not self._stop:
                     queue.extendleft(reversed(self._attempt(queue.popleft())))
@@ -408,22 +407,12 @@ class LocalExecutor:
             self.progress.cell(cell, status)
             self.tracking.end(cell, status)
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first interrupt ends the run at the next safe point, the second at once. SLURM's is SIGUSR2."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self._stop:
-                raise Interrupt
-            self._stop = True
-            self.progress.note("stopping at the next safe point; interrupt again to stop at once")
-
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The first interrupt ends the run at the next safe point, the second at once."""
+        if self._stop:
+            raise Interrupt
+        self._stop = True
+        self.progress.note("stopping at the next safe point; interrupt again to stop at once")
 
 
 def split(cells: Sequence[Cell], size: int) -> list[Job]:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 # Whatever imports torch is imported where it is needed: commands look into every launcher.
 from harness import processes
 from harness.errors import ResultsError, UserError
+from harness.guard import STOP_SIGNALS
 from harness.launchers import Launched, Workload
 from harness.options import Options, parse_devices
 from harness.pool import LOOK, TRIES, WorkerDied, start_process
@@ -125,8 +126,7 @@ class Launcher:
         self._signals: dict[int, Any] = {}
 
     def __enter__(self) -> Launcher:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-        self._signals = {number: signal.signal(number, self._interrupt) for number in numbers}
+        self._signals = {number: signal.signal(number, self._interrupt) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:

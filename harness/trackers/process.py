@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.guard import STOP_SIGNALS
 from harness.trackers import Tracker, load
 
 _trackers: list[Tracker] = []
@@ -17,7 +18,7 @@ _trackers: list[Tracker] = []
 
 def apart() -> None:
     """Signals are the run's to handle, standard output is the command's, and training goes first."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     os.dup2(2, 1)
     os.nice(5)

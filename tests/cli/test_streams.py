@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,30 @@ def test_a_file_of_ours_never_takes_the_number_of_a_closed_stream() -> None:
 
 def test_what_cannot_be_written_is_lost() -> None:
     with Path("/dev/full").open("wb") as full:
-        stream = io.TextIOWrapper(io.BufferedWriter(_Lossy(full.fileno(), "w", closefd=False)), line_buffering=True)
-        assert stream.write("something\n") == 10
-        stream.flush()
+        assert _Lossy(full.fileno(), "w", closefd=False).write(b"something") == 9
+
+
+def test_a_signal_speaks_while_something_is_written() -> None:
+    """Its handler runs in the midst of a write that waits for a reader, of more than goes through at once."""
+    reading, writing = os.pipe()
+    code = (
+        "import click, signal, threading, os\n"
+        "from harness.cli.streams import standard_streams\n"
+        "with standard_streams():\n"
+        "    signal.signal(signal.SIGINT, lambda *_: click.echo('stopping', err=True))\n"
+        "    threading.Timer(0.3, lambda: os.write(1, b'full')).start()\n"
+        "    click.echo('x' * 300_000, err=True)\n"
+        "    click.echo('end', err=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writing)
+    os.close(writing)
+    assert process.stdout is not None
+    with process, process.stdout, os.fdopen(reading, encoding="utf-8") as errors:
+        assert process.stdout.read(4) == b"full"
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)  # the handler begins
+        told = errors.read()
+    assert process.returncode == 0
+    assert told.count("x") == 300_000
+    assert "stopping\n" in told
+    assert told.endswith("end\n")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +149,52 @@ def test_the_user_at_the_keyboard_is_told_from_code_that_interrupts() -> None:
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(UserCodeError), interruptible(), guard("the algorithm 'x'", "update"):
         raise KeyboardInterrupt
+
+
+class Destroyed:
+    """Is interrupted while it is destroyed."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+
+
+class Forgotten:
+    """Can be referred to weakly."""
+
+
+def destroyed() -> None:
+    del [Destroyed()][0]
+    time.sleep(60)
+
+
+def forgotten() -> None:
+    forgettable = Forgotten()
+    reference = weakref.ref(forgettable, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    del forgettable
+    assert reference() is None
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("swallowing", [destroyed, forgotten])
+def test_an_interrupt_that_python_swallows_comes_again(swallowing: Callable[[], None]) -> None:
+    """No exception comes out of a destructor or a weak reference's callback."""
+    hook = sys.unraisablehook
+    with pytest.raises(Interrupt), interruptible():
+        swallowing()
+    assert sys.unraisablehook is hook
+
+
+def test_what_else_python_swallows_is_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("in the destructor")
+
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: seen.append(error.exc_type))
+    with interruptible():
+        del [Failing()][0]
+    assert seen == [ValueError]
 
 
 def stubborn() -> None:
