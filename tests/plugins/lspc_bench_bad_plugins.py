@@ -141,6 +141,8 @@ class Sets(Good):
 
 
 def loop(*_: Any) -> Any:
+    if "LSPC_BENCH_TEST_LOOPS" in os.environ:
+        os.close(os.open(os.environ["LSPC_BENCH_TEST_LOOPS"], os.O_CREAT))
     while True:
         pass
 

@@ -170,6 +170,7 @@ class Server(ThreadingHTTPServer):
     def serve(self, *answers: Answer, task: Task = TASK) -> None:
         self.answers[task.dataset_file] = list(answers)
         self.asked[task.dataset_file] = []
+        self.released.clear()
 
     def starts(self, task: Task = TASK) -> list[int]:
         """The first byte of every request."""
