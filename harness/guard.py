@@ -188,8 +188,8 @@ def interruptible(
     comes: it is sent once more then.
 
     Args:
-        handler: what a signal calls; it raises Interrupt, or it does not yet.
-        numbers: of the signals, at first the one to send again. That at the keyboard by itself.
+        handler: what a signal calls; if it raises, then Interrupt.
+        numbers: of the signals; the first is the one that is sent again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

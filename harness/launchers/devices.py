@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 # Whatever imports torch is imported where it is needed: commands look into every launcher.
 from harness import processes
 from harness.errors import ResultsError, UserError
-from harness.guard import STOP_SIGNALS
+from harness.guard import STOP_SIGNALS, interruptible
 from harness.launchers import Launched, Workload
 from harness.options import Options, parse_devices
 from harness.pool import LOOK, TRIES, WorkerDied, start_process
@@ -123,10 +122,10 @@ class Launcher:
         self._deaths: Counter[str] = Counter()
         self._reached: dict[str, int] = {}
         self._false_starts: Counter[str] = Counter()
-        self._signals: dict[int, Any] = {}
+        self._signals = ExitStack()
 
     def __enter__(self) -> Launcher:
-        self._signals = {number: signal.signal(number, self._interrupt) for number in STOP_SIGNALS}
+        self._signals.enter_context(interruptible(self._interrupt, STOP_SIGNALS))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -134,8 +133,7 @@ class Launcher:
             worker.process.kill()
         for worker in self._workers:
             worker.process.join()
-        for number, handler in self._signals.items():
-            signal.signal(number, handler)
+        self._signals.close()
 
     def launch(self, work: Workload) -> Launched:
         """Start the workers, and come back. What ends them all in good order is an interrupt of this process."""

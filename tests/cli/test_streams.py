@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -63,7 +64,9 @@ def test_a_file_of_ours_never_takes_the_number_of_a_closed_stream() -> None:
 
 def test_what_cannot_be_written_is_lost() -> None:
     with Path("/dev/full").open("wb") as full:
-        assert _Lossy(full.fileno(), "w", closefd=False).write(b"something") == 9
+        stream = io.TextIOWrapper(_Lossy(full.fileno(), "w", closefd=False), write_through=True)
+        assert stream.write("something\n") == 10
+        stream.flush()
 
 
 def test_a_signal_speaks_while_something_is_written() -> None:
