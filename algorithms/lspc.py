@@ -250,6 +250,7 @@ class LSPC(TransitionMethod[LSPCHyperparameters]):
         other = diagnostics.noise(self.replicas, mean, 1).argsort(1)
         between = self.decode(observations, (mean + torch.take_along_dim(mean, other, 1)) / 2)
         inside = (between >= actions.amin(1, keepdim=True)) & (between <= actions.amax(1, keepdim=True))
+        interpolation_supported, data_supported = diagnostics.supported(observations, actions, between, actions)
 
         v, vc = (net[name](observations).squeeze(-1) for name in ("v", "vc"))
         q, qc = least(self.targets["q"], pairs), most(self.targets["qc"], pairs).clamp(min=0)
@@ -262,6 +263,8 @@ class LSPC(TransitionMethod[LSPCHyperparameters]):
             "kl": gaussian_kl(mean, log_std).mean((1, 2)),
             "interpolation_inside": inside.all(-1).to(mean.dtype).mean(1),
             "interpolation_distance": (between - actions).norm(dim=-1).mean(1),
+            "interpolation_supported": interpolation_supported,
+            "data_supported": data_supported,
             "mask_safe": diagnostics.mean_over(let_through, safe),
             "mask_unsafe": diagnostics.mean_over(let_through, ~safe),
             **diagnostics.cost_levels(costs, safe),

@@ -13,9 +13,15 @@ import torch
 from torch import Tensor
 
 from harness.algorithm import Replica
+from harness.diagnostics import evenly
 
 COLUMNS = ("discounted_rewards_to_go", "discounted_costs_to_go", "safe")
 """What calibrations want of a batch."""
+
+NEIGHBOURS = 20
+"""So many of the nearest states say which actions the data has in a state."""
+MOST_SUPPORTED = 1_000
+"""Steps whose neighbours are looked for; of more, so many at even distances."""
 
 
 def mean_over(values: Tensor, chosen: Tensor) -> Tensor:
@@ -70,6 +76,36 @@ def cost_calibration(name: str, predicted: Tensor, actual: Tensor, safe: Tensor)
 def cost_levels(actual: Tensor, safe: Tensor) -> dict[str, Tensor]:
     """The mean observed cost to go (R, N) at the steps of safe and of unsafe trajectories."""
     return {"cost_to_go_safe": mean_over(actual, safe), "cost_to_go_unsafe": mean_over(actual, ~safe)}
+
+
+def supported(observations: Tensor, actions: Tensor, *candidates: Tensor) -> list[Tensor]:
+    """The shares of candidate actions that lie among those that the data has in like states.
+
+    Like a step's state are the :data:`NEIGHBOURS` nearest ones of other steps, each dimension in units of its standard
+    deviation. An action lies among theirs if it is between the least and the greatest of them in every dimension.
+
+    Args:
+        observations: (R, N, observation_size), two steps at least.
+        actions: (R, N, action_size), the data's.
+        candidates: likewise, other actions in the same states.
+
+    Returns:
+        (R,) for each of the candidates.
+    """
+    steps = observations.shape[1]
+    rows = torch.from_numpy(evenly(steps, MOST_SUPPORTED)).to(observations.device)
+    shares = []
+    for replica, states in enumerate(observations):
+        deviation = states.std(0)
+        constant = deviation < 1e-6  # a simulator's rounding, which no network sees either
+        scaled = states / torch.where(constant, 1, deviation)
+        distances = torch.cdist(scaled[rows], scaled, compute_mode="donot_use_mm_for_euclid_dist")
+        distances.scatter_(1, rows.unsqueeze(1), torch.inf)  # not the step itself
+        nearest = distances.topk(min(NEIGHBOURS, steps - 1), largest=False).indices
+        low, high = actions[replica][nearest].aminmax(dim=1)
+        among = [(low <= one[replica][rows]) & (one[replica][rows] <= high) for one in candidates]
+        shares.append(torch.stack([one.all(-1).double().mean() for one in among]))
+    return list(torch.stack(shares, 1))
 
 
 def noise(replicas: Sequence[Replica], like: Tensor, size: int) -> Tensor:

@@ -98,6 +98,28 @@ def test_calibration_tells_safe_from_unsafe_steps() -> None:
     assert diagnostics.mean_over(predicted, safe & ~safe).isnan().all()
 
 
+def test_an_action_is_supported_if_it_lies_among_those_of_the_nearest_states() -> None:
+    """Two clouds of states: in one the actions are around -1, in the other around 1."""
+    generator = torch.Generator().manual_seed(0)
+    side = (torch.arange(100) % 2 * 2 - 1.0).unsqueeze(-1)
+    states = torch.cat([side * 10 + torch.randn(100, 1, generator=generator), torch.ones(100, 1)], -1)
+    actions = side + 0.1 * torch.randn(100, 2, generator=generator)
+    observations, data = states.expand(3, -1, -1), actions.expand(3, -1, -1)
+    middle, opposite, mixed = side.expand(3, 100, 2), -data, torch.cat([side, -side], -1).expand(3, -1, -1)
+    shares = diagnostics.supported(observations, data, middle, opposite, mixed, torch.cat([data[:2], -data[2:]]))
+    assert [share.tolist() for share in shares[:3]] == [[1.0] * 3, [0.0] * 3, [0.0] * 3]
+    among = shares[3].tolist()
+    assert among[0] == among[1] > 0.6  # (1 - 2/21)² of random actions
+    assert among[2] == 0.0
+
+
+def test_a_steps_own_action_does_not_support_itself() -> None:
+    observations, actions = torch.arange(3.0).reshape(1, 3, 1), torch.tensor([0.0, 5.0, 1.0]).reshape(1, 3, 1)
+    own, constant = diagnostics.supported(observations, actions, actions, torch.full_like(actions, 0.9))
+    assert own.item() == pytest.approx(1 / 3)  # 1 is between 0 and 5
+    assert constant.item() == pytest.approx(2 / 3)  # and 0.9 between 0 and 1, and 0 and 5
+
+
 def test_noise_is_each_replicas_own_and_the_same_in_every_call() -> None:
     agents, like = [Replica(0), Replica(1)], torch.zeros(2, 5, 1)
     drawn = diagnostics.noise(agents, like, 3)
@@ -138,6 +160,16 @@ def test_lspc_measures_what_its_page_says() -> None:
     low, high = actions.min(0), actions.max(0)
     assert found["interpolation_inside"] == np.mean([((a >= low) & (a <= high)).all() for a in between])
     assert found["interpolation_distance"] == pytest.approx(np.mean(np.sqrt(((between - actions) ** 2).sum(-1))))
+
+    scaled = observations[:, :-1] / observations[:, :-1].std(0, ddof=1)
+    assert np.ptp(observations[:, -1]) < 1e-12
+    looked_at = np.linspace(0, len(scaled) - 1, 1000).round().astype(int)
+    distances = ((scaled[looked_at, None] - scaled) ** 2).sum(-1)
+    distances[range(1000), looked_at] = np.inf
+    like = actions[np.argsort(distances)[:, :20]]
+    for name, wanted in (("interpolation_supported", between), ("data_supported", actions)):
+        among = (wanted[looked_at] >= like.min(1)) & (wanted[looked_at] <= like.max(1))
+        assert 0 < found[name] == among.all(-1).mean() < 1
 
     vc = np.maximum(network("vc", net, observations), 0)
     qc = np.maximum(network("qc", algorithm.targets, pairs).max(0), 0)  # type: ignore[attr-defined]
