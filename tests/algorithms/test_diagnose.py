@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cpq": {"cost_scale": 3.0},
     "coptidice": {"num_nu": 1},
     "caps": {"cost_scale": 3.0},
+    "ccac": {f"{part}_hidden_sizes": (8,) for part in ("actor", "critic", "vae", "classifier", "multiplier")},
     "cdt": {"sequence_length": 4, "embedding_dim": 8, "num_layers": 2, "num_heads": 2, "augment_share": 0},
 }
 
@@ -221,6 +223,40 @@ def test_critics_are_compared_in_the_tasks_own_units(name: str, scale: float) ->
     assert found["qc_bias_unsafe"] == pytest.approx(6.0 / scale - costs[~safe].mean().item())
     assert (found["q_correlation"], found["qc_correlation"], found["qc_auc"]) == (0.0, 0.0, 0.5)
     assert found["cost_to_go_unsafe"] == pytest.approx(costs[~safe].mean().item())
+
+
+def constant(layer: Any, *values: float) -> None:
+    """A last layer that says the same of everything."""
+    layer.weight.zero_()
+    layer.bias.copy_(torch.tensor(values, dtype=torch.float64).expand_as(layer.bias))
+
+
+def test_caps_first_and_last_head_are_compared_with_the_datas_actions() -> None:
+    algorithm, batch, dataset = build("caps")
+    with torch.no_grad():
+        constant(algorithm.backbone.actor.layers[-1], *[math.atanh(0.5)] * 2, *[math.atanh(-0.25)] * 2)  # type: ignore[attr-defined]
+        found = algorithm.diagnose(batch)
+    actions = dataset.arrays["actions"].astype(float)
+    assert found["reward_head_error"].tolist() == pytest.approx([((0.5 - actions) ** 2).mean()] * 2)
+    assert found["cost_head_error"].tolist() == pytest.approx([((-0.25 - actions) ** 2).mean()] * 2)
+
+
+def test_ccacs_mean_action_and_what_it_decodes_are_compared_with_the_data() -> None:
+    """What is decoded lies within the bounds of the data: the least and the greatest value of each dimension."""
+    algorithm, batch, dataset = build("ccac")
+    nets: Any = algorithm
+    with torch.no_grad():
+        constant(nets.actor.mean, math.atanh(0.5))
+        constant(nets.models["decoder"].layers[-1], 0.1)
+        found = algorithm.diagnose(batch)
+    observations, actions = (dataset.arrays[name].astype(float) for name in ("observations", "actions"))
+    assert found["ccac/action_error"].tolist() == pytest.approx([((0.5 - actions) ** 2).mean()] * 2)
+    pairs = np.concatenate([observations, actions.clip(-1, 1)], -1)
+    size = observations.shape[1]
+    expected = np.full(size + actions.shape[1], 0.1)
+    expected[:size] = expected[:size].clip(observations.min(0), observations.max(0))
+    assert (expected < 0.1).any()  # a dimension that never reaches it
+    assert found["reconstruction"].tolist() == pytest.approx([((expected - pairs) ** 2).mean()] * 2)
 
 
 def test_coptidices_nu_is_compared_with_what_it_values() -> None:
