@@ -285,7 +285,7 @@ STUDIES = {
             "scarcity",
             "Little data, and little safe data",
             study_figures.over_settings,
-            suites=("study-scarcity", "study-scarcity-safe"),
+            suites=("study-scarcity", "study-scarcity-safe", "study-density"),
             read=read_curves,
         ),
         Study(

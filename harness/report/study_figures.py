@@ -33,6 +33,7 @@ NAMES = {
     "gap_reference": "return gap to DSRL's\nhighest return",
     "share": "share of all trajectories",
     "safe_share": "share of the safe trajectories",
+    "density": "density (DSRL's filter)",
     "noise": "noise (standard deviations)",
     "outliers": "share of disguised trajectories",
     "trajectories": "trajectories",

@@ -171,7 +171,7 @@ def test_samples_count_trajectories_and_know_their_gaps(results: Results) -> Non
 # The suites that ship
 
 SWEPT = {
-    "scarcity": {"share", "safe_share"},
+    "scarcity": {"share", "safe_share", "density"},
     "noise": {"noise", "outliers"},
     "samples": {"share"},
     "tradeoff": {"vae_clamp max_latent", "beta_c", "cap_c", "cost_scale", "safety_threshold"},
@@ -204,7 +204,7 @@ def test_cells_that_studies_share_are_run_once() -> None:
     assert len(base) == 2 * 3  # both variants; trade-off starts there
     assert base < cells("study-tradeoff")
     whole = cells("study-scarcity")
-    for suite in ("study-scarcity-safe", "study-noise", "study-outliers"):
+    for suite in ("study-scarcity-safe", "study-density", "study-noise", "study-outliers"):
         assert len(whole & cells(suite)) == 3, suite  # of all the data, as it is
 
 
