@@ -47,15 +47,21 @@ def final_diagnostics(store: Results, plan: Plan) -> Means:
     return means
 
 
-def diagnostics_section(store: Results, plan: Plan) -> str:
-    """The table in Markdown, a line a metric and a column a row of the leaderboard; empty where there is nothing."""
+def diagnostics_table(store: Results, plan: Plan) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: a line a metric and a column a row of the leaderboard; no line where nothing is held out."""
     means = final_diagnostics(store, plan)
-    if not means:
-        return ""
     planned_rows = dict.fromkeys(row for planned in plan.cells for row in planned.rows.values())
     rows = [row for row in planned_rows if any(row in values for values in means.values())]
     lines = [[metric, *(_number(values.get(row, math.nan)) for row in rows)] for metric, values in means.items()]
-    table = markdown_table(["metric", *map(markdown_text, rows)], lines)
+    return ["metric", *rows], lines
+
+
+def diagnostics_section(store: Results, plan: Plan) -> str:
+    """The table in Markdown; empty where there is nothing."""
+    header, lines = diagnostics_table(store, plan)
+    if not lines:
+        return ""
+    table = markdown_table([*map(markdown_text, header)], lines)
     return f"\n## Held-out data: {plan.suite}\n\n{table}\n\n{LEGEND}\n"
 
 

@@ -148,9 +148,41 @@ class SelectionReport:
     notes: list[str]
 
 
-def make_report(store: Results, plan: Plan) -> SelectionReport:
-    """Read a suite's results and let every rule choose."""
-    candidates = read_candidates(store, plan)
+@dataclass(frozen=True)
+class Table:
+    """What the rules choose of one kind.
+
+    Args:
+        of: ``checkpoint`` or ``policy``.
+        title: for people.
+        key: what the rules in it are.
+        outcomes: its rows.
+    """
+
+    of: str
+    title: str
+    key: str
+    outcomes: list[Outcome]
+
+
+def tables(report: SelectionReport) -> list[Table]:
+    """Those that have rows."""
+    kinds = (
+        ("checkpoint", "Which checkpoint of a policy", OF_CHECKPOINTS, report.checkpoints),
+        ("policy", "Which policy of the suite, at its last checkpoint", OF_POLICIES, report.policies),
+    )
+    return [Table(of, title, _key(rules, found), found) for of, title, rules, found in kinds if found]
+
+
+def make_report(store: Results, plan: Plan, episodes: pd.DataFrame | None = None) -> SelectionReport:
+    """Read a suite's results and let every rule choose.
+
+    Args:
+        store: of the results.
+        plan: of the suite.
+        episodes: what :func:`harness.statistics.checkpoint_episodes` gives, where they are read already.
+    """
+    candidates = read_candidates(store, plan, episodes)
     by_checkpoint = chosen(candidates, RUN, OF_CHECKPOINTS)
     by_policy = chosen(candidates[candidates["last"]], ["task", "seed", "limit"], OF_POLICIES)
     checkpoints = outcomes(by_checkpoint, "")
@@ -164,38 +196,47 @@ def make_report(store: Results, plan: Plan) -> SelectionReport:
     return SelectionReport(plan.suite, checkpoints, policies, notes)
 
 
-def read_candidates(store: Results, plan: Plan) -> pd.DataFrame:
+def read_candidates(store: Results, plan: Plan, episodes: pd.DataFrame | None = None) -> pd.DataFrame:
     """Every evaluated checkpoint of every policy, once for each limit it is judged by, in the order of training.
+
+    Args:
+        store, plan, episodes: as of :func:`make_report`.
 
     Returns:
         Columns row, task, seed, limit, step, last, reward and cost (normalised means of its episodes), and what is
         known without roll-outs, NaN where it is not: fqe_return and fqe_cost (normalised, too) and action_error.
     """
     keys = [*RUN, "step"]
-    episodes = checkpoint_episodes(store, plan)
+    episodes = checkpoint_episodes(store, plan) if episodes is None else episodes
     reached = episodes.groupby(keys, sort=False, as_index=False)[["last", "reward", "cost"]].mean()
     done = [planned for planned in plan.cells if store.status(planned.cell).state == "done"]
     estimates = [_estimates(store, planned, limit) for planned in done for limit in planned.cell.evaluation_limits]
-    known = pd.concat(estimates, ignore_index=True) if estimates else pd.DataFrame(columns=[*keys, *ESTIMATES])
-    candidates = reached.merge(known[[*keys, *ESTIMATES]], on=keys, how="left")
+    estimates = [frame for frame in estimates if len(frame)]
+    known = pd.concat(estimates) if estimates else pd.DataFrame(columns=[*keys, "metric", "value"])
+    wide = known.pivot(index=keys, columns="metric", values="value").reindex(columns=list(ESTIMATES))
+    candidates = reached.merge(wide.reset_index(), on=keys, how="left")
     return candidates.astype({"last": bool} | dict.fromkeys(ESTIMATES, float)).sort_values("step", kind="stable")
 
 
 def _estimates(store: Results, planned: PlannedCell, limit: float) -> pd.DataFrame:
-    """What is known of a cell's checkpoints without roll-outs, where the limit is this one."""
+    """What is known of a cell's checkpoints without roll-outs, where the limit is this one.
+
+    Returns:
+        Columns row, task, seed, limit, step, metric (of :data:`ESTIMATES`) and value.
+    """
     cell = planned.cell
     diagnostics = store.diagnostics(cell)
-    told = diagnostics["cost_limit"]
-    mine = diagnostics[diagnostics["policy"].isin(list(planned.rows)) & (told.isna() | (told == limit))]
-    wide = mine.pivot(index=["policy", "step"], columns="metric", values="value").reindex(columns=list(ESTIMATES))
-    frame = wide.reset_index()
+    told, of = diagnostics["cost_limit"], diagnostics["policy"].isin(list(planned.rows))
+    frame = diagnostics[of & diagnostics["metric"].isin(ESTIMATES) & (told.isna() | (told == limit))]
     settings, task = cell.evaluation.fqe, cell.definition
     if settings is not None:
         # From a discounted sum without end to what the same mean of every step gives in a whole episode.
-        summed = frame[["fqe_return", "fqe_cost"]].to_numpy(dtype=float) * (1 - settings.gamma) * task.max_episode_steps
-        cost = np.asarray(normalize_cost(summed[:, 1], np.float64(limit)))
-        frame = frame.assign(fqe_return=task.normalize_reward(summed[:, 0]), fqe_cost=cost)
-    return frame.assign(row=frame["policy"].map(planned.rows), task=cell.task, seed=cell.seed, limit=limit)
+        metric, value = frame["metric"].to_numpy(), frame["value"].to_numpy(dtype=float)
+        summed = value * (1 - settings.gamma) * task.max_episode_steps
+        normalised = [task.normalize_reward(summed), np.asarray(normalize_cost(summed, np.float64(limit)))]
+        frame = frame.assign(value=np.select([metric == "fqe_return", metric == "fqe_cost"], normalised, value))
+    frame = frame.assign(row=frame["policy"].map(planned.rows), task=cell.task, seed=cell.seed, limit=limit)
+    return frame[[*RUN, "step", "metric", "value"]]
 
 
 def chosen(candidates: pd.DataFrame, run: Sequence[str], rules: Sequence[Rule]) -> pd.DataFrame:
@@ -257,6 +298,8 @@ def _notes(
         notes.append("No policy has more than one checkpoint: a suite's evaluation.every makes some to choose from.")
     if not policies:
         notes.append("There are not two policies to choose from.")
+    if candidates.empty:
+        return notes
     for rule, estimate, remedy in ((FQE, "fqe_return", "evaluation.fqe"), (HELD_OUT, "action_error", "data.holdout")):
         known = candidates.groupby("row", sort=False)[estimate].agg(lambda values: np.isfinite(values).any())
         if not known.any():
@@ -276,12 +319,8 @@ def to_markdown(reports: Sequence[SelectionReport]) -> str:
 
 def _markdown(report: SelectionReport) -> str:
     parts = [f"# Selection: {report.suite}"]
-    for title, rules, found in (
-        ("Which checkpoint of a policy", OF_CHECKPOINTS, report.checkpoints),
-        ("Which policy of the suite, at its last checkpoint", OF_POLICIES, report.policies),
-    ):
-        if found:
-            parts += [f"## {title}", _table(found), _key(rules, found)]
+    for table in tables(report):
+        parts += [f"## {table.title}", _table(table.outcomes), table.key]
     return "\n\n".join([*parts, LEGEND, *map(markdown_text, report.notes)])
 
 
@@ -310,11 +349,11 @@ def to_records(reports: Sequence[SelectionReport]) -> list[dict[str, Any]]:
     """One flat record a row; ``of`` says what is chosen, a checkpoint or a policy."""
     records = []
     for report in reports:
-        for of, found in (("checkpoint", report.checkpoints), ("policy", report.policies)):
-            for one in found:
-                fields = asdict(one)
+        for table in tables(report):
+            for one in table.outcomes:
+                fields = {"suite": report.suite, "of": table.of} | asdict(one)
                 low, high = fields.pop("interval") or (None, None)
-                records.append({"suite": report.suite, "of": of} | fields | {"regret_low": low, "regret_high": high})
+                records.append(fields | {"regret_low": low, "regret_high": high})
     return records
 
 

@@ -16,9 +16,10 @@ from harness.comparison import Runs, bootstrap, improvements, profile, standings
 from harness.plan import Plan
 from harness.report import costs, published
 from harness.report.curves import learning_curves, logged_metrics
+from harness.report.diagnostics import diagnostics_table
 from harness.report.leaderboard import AnyScore, Leaderboard, Row, all_data, make_leaderboard, suite_notes
 from harness.report.limits import limit_labels
-from harness.report.selection import best_by_roll_outs
+from harness.report.selection import SelectionReport, best_by_roll_outs, make_report, tables, to_records
 from harness.statistics import (
     RUN,
     WHOLE,
@@ -57,6 +58,7 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
     means, tables = _by_row(runs), _Tables()
     curved = any(planned.cell.evaluation.every for planned in plan.cells)
     points = checkpoint_means(checkpoints)
+    selection = make_report(results, plan, checkpoints)
     del checkpoints  # the largest of all
     best = _by_row(best_by_roll_outs(points, RUN)) if curved else {}
     limits = WHOLE.limits(plan)
@@ -67,6 +69,8 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
         for limit in [None, *_positions(limits)]
     }
     views, profiles = {}, []
+    metrics = logged_metrics(results, plan)
+    diagnosed, diagnostics = diagnostics_table(results, plan)
     for key, scope in scopes.items():
         part = board if scope == WHOLE else make_leaderboard(results, plan, scope, episodes, runs, notes)
         views[key], whole = _view(part, means, best, scope.limits(plan), tables)
@@ -90,7 +94,9 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
         "profiles": profiles,
         "runs": _records(_placed(runs, limits)),
         "curves": _curves(points, limits),
-        "metrics": (metrics := logged_metrics(results, plan)),
+        "selection": _selection(selection, notes),
+        "diagnostics": {"header": diagnosed, "rows": diagnostics},
+        "metrics": metrics,
         "logged": _logged(metrics),
         "coverage": _coverage(results, plan),
         "costs": {"header": costs.HEADER, "rows": costs.as_rows(costs.costs(results, plan))},
@@ -345,6 +351,18 @@ def _short(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def _selection(report: SelectionReport, said: Sequence[str]) -> dict[str, Any]:
+    """What data alone chooses, as ``leaderboard --selection`` has it, and the notes that are not said already."""
+    records = to_records([report])
+    return {
+        "tables": [
+            {"of": one.of, "title": one.title, "key": one.key, "rows": [row for row in records if row["of"] == one.of]}
+            for one in tables(report)
+        ],
+        "notes": [note for note in report.notes if note not in said],
+    }
 
 
 def _coverage(results: Results, plan: Plan) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.report import published
+from harness.report import diagnostics, published, selection
 from harness.report.page.charts import charts
 from harness.statistics import BOOTSTRAP_SAMPLES
 
@@ -45,6 +45,8 @@ def render(model: Sequence[dict[str, Any]], title: str, source: str, version: st
         cells=[_cells(suite) for suite in model],
         samples=BOOTSTRAP_SAMPLES,
         published_legend=published.LEGEND,
+        selection_legend=selection.LEGEND,
+        diagnostics_legend=diagnostics.LEGEND,
         model_json=content,
         charts_json=_json([charts(suite) for suite in model]),
         style=(HERE / "page.css").read_text(encoding="utf-8"),

@@ -28,6 +28,8 @@ from harness.cli import main
 from harness.errors import UserError
 from harness.plan import Cell, Plan
 from harness.planning import make_plan
+from harness.report import selection
+from harness.report.diagnostics import diagnostics_table
 from harness.report.leaderboard import make_leaderboard, to_records
 from harness.report.page.charts import charts
 from harness.report.page.files import save_figures
@@ -35,7 +37,7 @@ from harness.report.page.model import make_model
 from harness.report.page.render import render
 from harness.report.published import as_records, compare, find_sources
 from harness.report.views import Wanted, make_boards
-from harness.store import Status
+from harness.store import DIAGNOSTICS, Status
 from harness.suite import SuiteFile
 
 CHROMIUM = shutil.which("chromium")
@@ -51,7 +53,7 @@ algorithms:
   "<script>alert('&')</script>": {algorithm: cpq, hyperparameters: {steps: 100}}
 seeds: 3
 data: {source: demo}
-evaluation: {every: 50, episodes: 1, final: 2}
+evaluation: {every: 50, episodes: 1, final: 2, fqe: {gamma: 0.9}}
 """
 
 
@@ -88,6 +90,20 @@ class Drawn(MadeUp):
         return pd.DataFrame(
             {"step": [50, 100], "loss": loss} | ({"kl": [0.5, 0.25]} if cell.algorithm == "cpq" else {})
         )
+
+    def diagnostics(self, cell: Cell) -> pd.DataFrame:
+        """Of checkpoints, a different order than roll-outs give; fitted Q-evaluation knows nothing of cpq."""
+        (rows,) = (one.rows for one in self.plan.cells if one.cell.hash == cell.hash)
+        random = np.random.default_rng(list(f"{cell.hash} by data".encode()))
+        metrics = ["action_error", "qc_auc", *(("fqe_return", "fqe_cost") if cell.algorithm != "cpq" else ())]
+        steps = range(50, cell.hyperparameters["steps"] + 1, 50)
+        found = [
+            (step, policy, np.nan, metric, np.nan if metric == "qc_auc" else random.uniform(0, 5))
+            for step in steps
+            for policy in rows
+            for metric in metrics
+        ]
+        return pd.DataFrame(found, columns=list(DIAGNOSTICS))
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +248,48 @@ def test_the_best_checkpoint_is_the_leaderboards_and_said_to_peek(
     assert "online selection, which peeks at the environment" in "".join(_Tables(html).text)
 
 
+def test_offline_selection_is_the_leaderboards(results: Drawn, html: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "BOOTSTRAP_SAMPLES", 200)
+    (plan,) = results.plans()
+    report = selection.make_report(results, plan)
+    page = _Tables(html)
+    shown = dict(page.tables)
+    header = ["policy", "rule", "reward", "cost", "violations", "regret", "n", "runs"]
+    for name, outcomes in (
+        ("checkpoint-rules", [one for one in report.checkpoints if not one.policy]),
+        ("checkpoint-rules-by-policy", [one for one in report.checkpoints if one.policy]),
+        ("policy-rules", report.policies),
+    ):
+        assert shown[name] == [header, *map(_line, outcomes)]
+    by_policy = {tuple(row[:2]) for row in shown["checkpoint-rules-by-policy"]}
+    assert {policy for policy, rule in by_policy if rule == selection.FQE.name} == {
+        "lspc-s",
+        "lspc-o",
+        "bc-all",
+        "bc-safe",
+    }
+    assert any(one.regret > 0 for one in report.checkpoints)
+    text = "".join(page.text)
+    assert selection.LEGEND in text
+    assert selection.FQE.description in text
+    assert all(note in text for note in report.notes)
+
+
+def _line(one: selection.Outcome) -> list[str]:
+    """As the page shows an outcome."""
+    numbers = [f"{value:z.3f}" for value in (one.reward, one.cost, one.violations, one.regret)]
+    if one.interval:
+        numbers[-1] += f" {one.interval[0]:z.3f} to {one.interval[1]:z.3f}"
+    return [one.policy or "all", one.rule, *numbers, str(one.seeds), str(one.runs)]
+
+
+def test_what_is_measured_on_held_out_data_is_the_leaderboards(results: Drawn, html: str) -> None:
+    (plan,) = results.plans()
+    header, lines = diagnostics_table(results, plan)
+    assert [line[0] for line in lines] == ["action_error", "qc_auc"]
+    assert dict(_Tables(html).tables)["held-out"] == [header, *lines]
+
+
 def test_the_share_of_episodes_within_the_limit_has_an_interval(model: list[dict[str, Any]]) -> None:
     view = model[0]["views"]["all:mean"]
     board = {row["policy"]: row for row in view["overall"]}
@@ -275,7 +333,7 @@ def test_it_says_what_ran_it(model: list[dict[str, Any]], html: str) -> None:
     provenance = model[0]["provenance"]
     assert provenance["command"] == "lspc-bench run suite.yaml"
     assert provenance["suite_file"] == SUITE
-    assert "evaluation: {every: 50, episodes: 1, final: 2}" in "".join(_Tables(html).text)
+    assert "evaluation: {every: 50, episodes: 1, final: 2, fqe: {gamma: 0.9}}" in "".join(_Tables(html).text)
 
 
 def test_what_is_missing_is_said(model: list[dict[str, Any]]) -> None:
@@ -351,12 +409,16 @@ class _Standing(Drawn):
     ids=lambda value: getattr(value, "state", None),
 )
 def test_without_any_result_there_is_a_page_that_says_so(results: Drawn, state: Status, said: str) -> None:
-    page = _Tables(render(make_model(_Standing(results.plan, state), results.plans()), "Nothing", "made-up", "1"))
+    model = make_model(_Standing(results.plan, state), results.plans())
+    page = _Tables(render(model, "Nothing", "made-up", "1"))
     assert said in " ".join("".join(page.text).split())
     board = next(rows for name, rows in page.tables if name == "leaderboard")
     assert {(row[0], row[3]) for row in board[1:]} == {("-", "no result")}
     assert len(board) == 1 + 6
     assert not any(rows[1:] for name, rows in page.tables if name == "statistics")
+    assert "a suite's evaluation.every makes some to choose from" in "".join(page.text)
+    assert not {name for name, _ in page.tables if name == "held-out" or "-rules" in name}
+    assert not {*model[0]["selection"]["notes"]} & {*model[0]["notes"]}  # damage is said once
 
 
 def test_several_suites_are_told_apart(tmp_path: Path, results: Drawn) -> None:
@@ -368,6 +430,7 @@ def test_several_suites_are_told_apart(tmp_path: Path, results: Drawn) -> None:
     text = " ".join("".join(page.text).split())
     assert "Trained on: demo data, not DSRL" in text
     assert "Trained on: DSRL" in text
+    assert text.count("On held-out data") == len([name for name, _ in page.tables if name == "held-out"]) == 2
     (row,) = second["views"]["all:mean"]["overall"]
     assert (row["rank"], row["rank_low"], row["verdict"], row["cost_interval"]) == (1, 1, "undecided", None)  # one seed
     assert [choice["label"] for choice in second["limits"]] == ["mean over limits", "limit 0", "limit 10"]

@@ -29,6 +29,7 @@ from harness.report.selection import (
     to_json,
     to_markdown,
 )
+from harness.statistics import checkpoint_episodes
 from harness.store import DIAGNOSTICS, Store
 from harness.tasks import find_task
 
@@ -92,7 +93,9 @@ def make(tmp_path: Path) -> Make:
                 {},
                 pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)) if diagnosed else None,
             )
-        return make_report(store, plan)
+        report = make_report(store, plan)
+        assert make_report(store, plan, checkpoint_episodes(store, plan)) == report
+        return report
 
     return make
 
@@ -175,6 +178,12 @@ def test_one_checkpoint_is_no_choice(make: Make) -> None:
     assert report.checkpoints == []
     assert len(report.policies) == 4
     assert "evaluation.every" in report.notes[0]
+
+
+def test_without_results_the_suite_is_not_said_to_ask_for_too_little(tmp_path: Path) -> None:
+    report = make_report(Store(tmp_path), suite_plan(tmp_path, SUITE.format(seeds=1)))
+    assert (report.checkpoints, report.policies) == ([], [])
+    assert not [note for note in report.notes if "does not ask" in note]
 
 
 def test_formats_agree(make: Make) -> None:
