@@ -14,12 +14,11 @@ import pandas as pd
 
 from harness.comparison import Runs, bootstrap, improvements, profile, standings, verdict, wilson
 from harness.plan import Plan
-from harness.report import costs, published
+from harness.report import costs, published, selection
 from harness.report.curves import learning_curves, logged_metrics
 from harness.report.diagnostics import diagnostics_table
 from harness.report.leaderboard import AnyScore, Leaderboard, Row, all_data, make_leaderboard, suite_notes
 from harness.report.limits import limit_labels
-from harness.report.selection import SelectionReport, best_by_roll_outs, make_report, tables, to_records
 from harness.statistics import (
     RUN,
     WHOLE,
@@ -58,9 +57,9 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
     means, tables = _by_row(runs), _Tables()
     curved = any(planned.cell.evaluation.every for planned in plan.cells)
     points = checkpoint_means(checkpoints)
-    selection = make_report(results, plan, checkpoints)
+    choices = selection.make_report(results, plan, checkpoints)
     del checkpoints  # the largest of all
-    best = _by_row(best_by_roll_outs(points, RUN)) if curved else {}
+    best = _by_row(selection.best_by_roll_outs(points, RUN)) if curved else {}
     limits = WHOLE.limits(plan)
     families = list(dict.fromkeys(task.family for task in plan.tasks.values()))
     scopes = {
@@ -94,7 +93,7 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
         "profiles": profiles,
         "runs": _records(_placed(runs, limits)),
         "curves": _curves(points, limits),
-        "selection": _selection(selection, notes),
+        "selection": _selection(choices, notes),
         "diagnostics": {"header": diagnosed, "rows": diagnostics},
         "metrics": metrics,
         "logged": _logged(metrics),
@@ -353,13 +352,13 @@ def _short(value: Any) -> Any:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
-def _selection(report: SelectionReport, said: Sequence[str]) -> dict[str, Any]:
+def _selection(report: selection.SelectionReport, said: Sequence[str]) -> dict[str, Any]:
     """What data alone chooses, as ``leaderboard --selection`` has it, and the notes that are not said already."""
-    records = to_records([report])
+    records = selection.to_records([report])
     return {
         "tables": [
             {"of": one.of, "title": one.title, "key": one.key, "rows": [row for row in records if row["of"] == one.of]}
-            for one in tables(report)
+            for one in selection.tables(report)
         ],
         "notes": [note for note in report.notes if note not in said],
     }
