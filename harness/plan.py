@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from harness import registry
-from harness.data.dataset import LABELS, Dataset, Source, load_dataset
+from harness.data.dataset import LABELS, Dataset, Source, dataset_path, load_dataset
 from harness.data.filters import Filters, apply
 from harness.errors import UserError
 from harness.guard import guard
@@ -68,6 +68,12 @@ class CellData(BaseModel):
         filtered = f", filtered: {self.filters.describe()}" if self.filters.active else ""
         held_out = f", {100 * self.holdout:g}% of trajectories held out" if self.holdout else ""
         return self.name + filtered + held_out
+
+    def path(self, task: Task) -> Path | None:
+        """Where its file is looked for; ``None`` where that is not known."""
+        if self.file is not None:
+            return Path(self.file)
+        return None if self.source == "own" or self.source == "unknown" else dataset_path(task, self.source)
 
     def load(self, task: Task) -> tuple[Dataset, Dataset | None]:
         """Read, check, filter and split it.
