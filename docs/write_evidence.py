@@ -2,13 +2,15 @@
 
 RESULTS (results/evidence and results/evidence-small) are archives or results folders of one suite each; nothing is
 trained. --check writes nothing: it says whether the page holds what the results give, and whether the pictures are
-there.
+there and of these results, whose digest they hold.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 
 from harness import registry
 from harness.archive import open_results
@@ -34,6 +37,8 @@ PAGE = ROOT / "docs" / "evidence.md"
 RESULTS = [ROOT / "results" / suite for suite in ("evidence", "evidence-small")]
 PUBLISHED = ROOT / "results" / "published" / "published.csv"
 END = "<!-- end -->\n"
+SHOWN = "shown"
+"""What the digest is called in the pictures."""
 FAMILY = "bullet"
 """Whose published averages stand beside ours."""
 
@@ -168,8 +173,28 @@ class Evidence:
 
     def draw(self, folder: Path) -> None:
         """The pictures."""
-        save_plane(self.board, self.plan, folder / self.plane)
-        save_curves(self.results, self.board, self.plan, folder / self.curved)
+        texts = {SHOWN: self.digest()}
+        save_plane(self.board, self.plan, folder / self.plane, texts)
+        save_curves(self.results, self.board, self.plan, folder / self.curved, texts)
+
+    def digest(self) -> str:
+        """The SHA-256 of what is drawn: the data's names, all rows with their limits, and their evaluation episodes."""
+        digest = hashlib.sha256(json.dumps([self.plan.suite, self.board.names, self.board.data]).encode())
+        for planned in self.plan.cells:
+            digest.update(json.dumps([planned.cell.hash, planned.rows, planned.cell.evaluation_limits]).encode())
+            if self.results.status(planned.cell).state == "done":
+                digest.update(self.results.episodes(planned.cell).to_csv(index=False).encode())
+        return digest.hexdigest()
+
+    def faults(self, folder: Path, page: str) -> list[str]:
+        """What is wrong with the pictures that the page shows."""
+        shown = [folder / name for name in (self.plane, self.curved) if name in page]
+        digest = self.digest()
+        return [
+            f"{path.name} {'out of date' if path.exists() else 'missing'}"
+            for path in shown
+            if not path.exists() or _text(path) != digest
+        ]
 
     def _rows(self, policy: str) -> list[str]:
         """A policy's rows, with the variants of its algorithm, in the plan's order."""
@@ -236,6 +261,12 @@ def _set_and_published(cells: list[PlannedCell], name: str) -> tuple[str, str]:
     return " ".join(map(str, sorted(used))), " ".join(map(str, sorted(published)))
 
 
+def _text(path: Path) -> str | None:
+    """The digest that a picture holds."""
+    with Image.open(path) as picture:
+        return picture.info.get(SHOWN)
+
+
 def _interval(matrix: NDArray[np.float64]) -> str:
     """Of the mean of a (seeds, tasks) matrix."""
     return " to ".join(map(_number, interval(matrix, mean))) if len(matrix) > 1 else "-"
@@ -283,10 +314,10 @@ def main(arguments: list[str]) -> int:
         for name in names:
             wanted = replaced(wanted, f"{plan.suite}: {name}", parts[-1].parts()[name]())
     if given.check:
-        pictures = [name for evidence in parts for name in (evidence.plane, evidence.curved) if name in wanted]
-        absent = [name for name in pictures if not given.page.with_name(name).exists()]
-        print("out of date" if text != wanted else f"{' and '.join(absent)} missing" if absent else "up to date")
-        return int(text != wanted or bool(absent))
+        faults = ["out of date"] if text != wanted else []
+        faults = faults or [fault for evidence in parts for fault in evidence.faults(given.page.parent, wanted)]
+        print(" and ".join(faults) or "up to date")
+        return int(bool(faults))
     given.page.write_text(wanted, encoding="utf-8")
     for evidence in parts:
         evidence.draw(given.page.parent)

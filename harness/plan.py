@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from harness import registry
-from harness.data.dataset import Dataset, Source, load_dataset
+from harness.data.dataset import LABELS, Dataset, Source, dataset_path, load_dataset
 from harness.data.filters import Filters, apply
 from harness.errors import UserError
 from harness.guard import guard
@@ -47,6 +47,9 @@ class CellData(BaseModel):
     """Where a file of the user's lies; no part of the cell's hash, as what it holds is."""
     sha256: str | None = None
     """What a file of the user's holds."""
+    label: str | None = None
+    """Of ``LABELS``, what a file of the user's says that it is; no part of the cell's hash, as what it holds is.
+    ``None`` in plans from before it was kept, too."""
     filters: Filters = Filters()
     holdout: float = 0.0
     """The share of the filtered data's trajectories that nothing is trained on."""
@@ -54,20 +57,23 @@ class CellData(BaseModel):
 
     @property
     def name(self) -> str:
-        """For people, whose data it is: ``DSRL``, or ``own file my.hdf5``."""
-        names = {
-            "dsrl": "DSRL",
-            "agents": "agent-collected data, not DSRL",
-            "demo": "demo data, not DSRL",
-            "unknown": "not known, as the results are imported",
-        }
-        return f"own file {Path(self.file).name}" if self.file else names[self.source]
+        """For people, whose data it is: ``DSRL``, or ``own file my.hdf5``, with the label that it has."""
+        if self.file:
+            return f"own file {Path(self.file).name}" + (f", {self.label}" if self.label else "")
+        names = {**LABELS, "unknown": "not known, as the results are imported"}
+        return names[self.source]
 
     def describe(self) -> str:
         """For people: ``DSRL``, or ``own file my.hdf5, filtered: noise 0.1, seed 1234``."""
         filtered = f", filtered: {self.filters.describe()}" if self.filters.active else ""
         held_out = f", {100 * self.holdout:g}% of trajectories held out" if self.holdout else ""
         return self.name + filtered + held_out
+
+    def path(self, task: Task) -> Path | None:
+        """Where its file is looked for; ``None`` where that is not known."""
+        if self.file is not None:
+            return Path(self.file)
+        return None if self.source == "own" or self.source == "unknown" else dataset_path(task, self.source)
 
     def load(self, task: Task) -> tuple[Dataset, Dataset | None]:
         """Read, check, filter and split it.
@@ -146,7 +152,7 @@ class Cell(BaseModel):
         without: Any = {"data": True, "evaluation": True, "own_task": ignored, **dict.fromkeys(excluded, True)}
         without["imported"] = {"file", "sha256"} if self.imported else True
         content = self.model_dump(mode="json", exclude=without)
-        content["data"] = self.data.model_dump(mode="json", exclude={"file"}, exclude_defaults=True)
+        content["data"] = self.data.model_dump(mode="json", exclude={"file", "label"}, exclude_defaults=True)
         content["evaluation"] = self.evaluation.model_dump(mode="json", exclude_defaults=True)
         return _digest(content)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from harness import registry
+from harness.data.dataset import known_label
 from harness.errors import SuiteError, UserError, at, nearest
 from harness.files import file_sha256
 from harness.guard import UserCodeError, guard
@@ -107,7 +108,7 @@ def _data(suite: Suite, task: Task) -> list[tuple[CellData, _Point]]:
     if key is not None:
         path = Path(suite.data.files[key])
         try:
-            found = {"source": "own", "file": str(path), "sha256": file_sha256(path)}
+            found = {"source": "own", "file": str(path), "sha256": file_sha256(path), "label": known_label(path)}
         except OSError as error:
             message = f"cannot read the dataset of {task.name}, {str(path)!r}: {error.strerror}"
             raise SuiteError(message, *FILES, key) from error

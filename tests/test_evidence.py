@@ -85,6 +85,14 @@ class Scored(MadeUp):
         return pd.DataFrame(rows, columns=list(DIAGNOSTICS))
 
 
+class Slower(Scored):
+    """The same at the end, and less before."""
+
+    def score(self, cell: Cell, row: str, step: int, episode: int) -> tuple[float, float]:
+        reward, cost = super().score(cell, row, step, episode)
+        return (reward if step == cell.hyperparameters["steps"] else reward / 2), cost
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Scored:
     return Scored(suite_plan(tmp_path, SUITE))
@@ -128,6 +136,29 @@ def test_a_page_is_written_and_checked(
     page.write_text(text.replace("| lspc-s [lspc]", "| lspc-S [lspc]"))
     assert script.main([*arguments, "--check"]) == 1
     assert capsys.readouterr().out == "out of date\n"
+
+
+def test_a_picture_of_other_results_is_refused(
+    script: ModuleType, results: Scored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the page, which tells of the last checkpoint alone, is up to date."""
+    page = tmp_path / "evidence.md"
+    page.write_text("<!-- made-up: overall -->\n<!-- end -->\n<!-- made-up: curves -->\n<!-- end -->\n")
+    write_archive([results], None, tmp_path / "archive")
+    arguments = [str(tmp_path / "archive"), "--page", str(page)]
+    assert script.main(arguments) == 0
+    assert script.main([*arguments, "--check"]) == 0
+    write_archive([Slower(results.plan)], None, tmp_path / "other")
+    others = [str(tmp_path / "other"), *arguments[1:]]
+    assert script.main([*others, "--check"]) == 1
+    stale = "made-up.png out of date and made-up-curves.png out of date"
+    assert capsys.readouterr().out.splitlines() == ["up to date", stale]
+    with Image.open(tmp_path / "made-up.png") as picture:  # as drawn before there were digests
+        picture.save(tmp_path / "made-up.png")
+    assert script.main([*arguments, "--check"]) == 1
+    assert capsys.readouterr().out == "made-up.png out of date\n"
+    assert script.main(others) == 0
+    assert script.main([*others, "--check"]) == 0
 
 
 def test_a_page_without_a_mark_is_refused(script: ModuleType, results: Scored, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from harness.cli.options import SUITE, command_line
 from harness.cli.streams import note
 
 if TYPE_CHECKING:
-    from harness.plan import Plan
+    from harness.plan import Cell, Plan
     from harness.store import Results, State
 
 AGAIN = "results/runs/again"
@@ -145,7 +145,10 @@ def _describe(results: Results, plan: Plan) -> str:
 
 
 def _commands(results: Results, plan: Plan, together: bool) -> Iterator[str]:
-    """A line a cell, or a group: the command, and behind ``#`` what it makes; before them what is to be minded."""
+    """A line a cell, or a group: the command, and behind ``#`` what it makes; before them what is to be minded.
+
+    Before a task's commands stands which data they need, where a cell of it is done.
+    """
     from harness.planning import make_plan
     from harness.suite import builtin_suites, read_suite
 
@@ -167,11 +170,53 @@ def _commands(results: Results, plan: Plan, together: bool) -> Iterator[str]:
         done = [key for key, planned in cells.items() if results.status(planned.cell).state == "done"]
         trained = [tuple(results.record(cells[key].cell)["group"]) for key in done]
         groups = [tuple(key for key in group if key in cells) for group in dict.fromkeys(trained)]
+    needed = _needed(results, plan)
     for group in groups:
         chosen = " ".join(f"--cell {key}" for key in group)
         first = cells[group[0]]
+        yield from needed.pop(first.cell.task, ())
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
         yield f"lspc-bench run {name} {chosen} --results {AGAIN}  # {first.cell.describe(first.label)}{more}"
+
+
+def _needed(results: Results, plan: Plan) -> dict[str, list[str]]:
+    """By task, what its finished cells were trained on; more than one file where it changed between them."""
+    used: dict[str, dict[tuple[str, str], Cell]] = {}
+    for cell in (planned.cell for planned in plan.cells):
+        if results.status(cell).state == "done":
+            sha256 = str(results.record(cell)["dataset"]["sha256"])
+            used.setdefault(cell.task, {}).setdefault((cell.data.name, sha256), cell)
+    return {
+        task: [line for (_, sha256), cell in files.items() for line in _trained_on(cell, sha256)]
+        for task, files in used.items()
+    }
+
+
+def _trained_on(cell: Cell, sha256: str) -> Iterator[str]:
+    """A cell's data, how to get it, and whether another file lies there now."""
+    from harness.data.manifest import current
+
+    task, data = cell.definition, cell.data
+    path = data.path(task)
+    if data.file is not None and not Path(data.file).is_absolute():  # archives leave its folder out
+        path = None
+    there = None if path is None else current(path)
+    ways = {
+        "dsrl": f"'lspc-bench data download {task.name}' gets it",
+        "agents": f"'lspc-bench data collect {task.name} --agents' makes it, if it is given the same options",
+        "demo": f"it ships, or 'lspc-bench data collect {task.name}' makes it",
+    }
+    way = ways.get(data.source, str(data.file))
+    if there is not None and there["sha256"] == sha256 and (command := there.get("command")):
+        way = f"'{command}' makes it"
+    yield _comment(f"{task.name} was trained on {data.name} (SHA-256 {sha256}): {way}")
+    if there is not None and there["sha256"] != sha256:
+        yield _comment(f"Not the same dataset file lies there now: {path} (SHA-256 {there['sha256']})")
+
+
+def _comment(text: str) -> str:
+    """One line, whatever the texts of others hold: the next one would be a command."""
+    return f"# {' '.join(text.split())}"
 
 
 def _imports(plan: Plan) -> Iterator[str]:

@@ -27,6 +27,7 @@ from torch.distributions import Normal
 
 from harness import simulators
 from harness.data.collect import PACKAGES, Arrays, Manifest
+from harness.data.dataset import LABELS
 from harness.data.grid import thin
 from harness.data.hdf5 import write
 from harness.data.manifest import manifest_path
@@ -37,7 +38,7 @@ from harness.pool import Pool, WorkerDied
 from harness.simulators import Environment, require_sound
 from harness.tasks import Task
 
-LABEL = "agent-collected data, not DSRL"
+LABEL = LABELS["agents"]
 FREE = float("inf")
 """The target of an agent whose cost does not count."""
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from harness import simulators
 from harness.data.behaviours import COLLECTABLE, SCRIPTS, Behaviour, Controller
+from harness.data.dataset import LABELS
 from harness.data.hdf5 import write
 from harness.data.manifest import manifest_path
 from harness.errors import UserError
@@ -22,7 +23,7 @@ from harness.tasks import Task
 
 __all__ = ["COLLECTABLE", "LABEL", "collect", "file_name", "manifest_path"]
 
-LABEL = "demo data, not DSRL"
+LABEL = LABELS["demo"]
 PACKAGES = {
     "bullet": ("pybullet", "bullet-safety-gym"),
     "navigation": ("mujoco", "safety-gymnasium"),

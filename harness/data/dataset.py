@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from harness.data import manifest
 from harness.data.checks import Shape, examine, shape_problems
 from harness.data.convert import foreign_layout
-from harness.data.hdf5 import UnusableError, find_array, opened, require_room
+from harness.data.hdf5 import UnusableError, find_array, label, opened, require_room
 from harness.data.trajectories import Trajectories
 from harness.errors import UserError
 from harness.files import file_sha256
@@ -29,6 +29,12 @@ FoundSource = Literal["dsrl", "agents", "demo"]
 """Whose files are found by the task alone."""
 Source = Literal[FoundSource, "own"]
 """Where data comes from."""
+LABELS: Mapping[str, str] = {
+    "dsrl": "DSRL",
+    "agents": "agent-collected data, not DSRL",
+    "demo": "demo data, not DSRL",
+}
+"""By source, whose data it is, for people. Files that are made here say it of themselves, and so do their manifests."""
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
 """The arrays of a file in DSRL's format."""
 COLUMNS = (
@@ -165,10 +171,11 @@ def require_file(task: Task, source: FoundSource) -> Path:
     """The path of a task's file.
 
     Raises:
-        UserError: the file is missing; says how to get it.
+        UserError: the file is missing, or says itself that it is other data; says what to do.
     """
     path = dataset_path(task, source)
     if path.exists():
+        _require_label(task, source, path)
         return path
     if source == "dsrl":
         raise UserError(
@@ -185,6 +192,32 @@ def require_file(task: Task, source: FoundSource) -> Path:
     raise UserError(
         f"there is no demo data for {task.id}, only for {', '.join(COLLECTABLE)}. Use 'data: {{source: dsrl}}'"
     )
+
+
+def known_label(path: Path) -> str | None:
+    """Which of :data:`LABELS` a file has, by its manifest or by itself; ``None`` where neither can tell."""
+    try:
+        said = (manifest.read(path) or {}).get("label") or label(path)
+    except (ValueError, UnusableError):  # whoever reads it all says what is wrong
+        return None
+    return next((one for one in LABELS.values() if one == said), None)
+
+
+def _require_label(task: Task, source: FoundSource, path: Path) -> None:
+    """Refuse a file that lies where other data is looked for; demo data is of either kind.
+
+    Raises:
+        UserError: says where it belongs.
+    """
+    said = known_label(path)
+    if said is None or source == "demo" or said == LABELS[source]:
+        return
+    way = "move it elsewhere"
+    if said == LABELS["agents"]:
+        way = f"move it and its manifest to {dataset_path(task, 'agents')}, and use 'data: {{source: agents}}'"
+    elif said == LABELS["demo"]:
+        way += f", and name it: 'data: {{files: {{{task.name}: FILE}}}}'"
+    raise UserError(f"it is labelled {said!r}, but lies where source {source!r} is looked for: {way}", where=str(path))
 
 
 def sizes(path: Path) -> tuple[int, int]:

@@ -81,6 +81,14 @@ def read(path: Path) -> Manifest | None:
     return manifest
 
 
+def current(path: Path) -> Manifest | None:
+    """The manifest of a data file, with its SHA-256 alone where it has none; ``None`` where no file can be read."""
+    try:
+        return (read(path) or {"sha256": file_sha256(path)}) if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
 def require_place(path: Path) -> None:
     """Refuse to write a data file's manifest over what is none.
 

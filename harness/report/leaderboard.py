@@ -214,7 +214,7 @@ def make_leaderboard(
     for task in limits:
         here = {row: counts for (row, other), counts in states.items() if other == task}
         tasks[task] = _ranked(here, {row: by_task[row, task] for row in here if (row, task) in by_task})
-    data = {task: _described(used) for task, used in plan.data.items()}
+    data = {task: described(used) for task, used in plan.data.items()}
     names = {task: found.name for task, found in plan.tasks.items()}
     families = {task: found.family for task, found in plan.tasks.items()}
     protocols = {task: Protocol.of([(plan.tasks[task], of_task)]) for task, of_task in limits.items()}
@@ -235,13 +235,13 @@ def training_updates(plan: Plan) -> dict[tuple[str, str], int]:
     }
 
 
-def _described(used: Sequence[CellData]) -> str:
+def described(used: Sequence[CellData]) -> str:
     """What a task's policies were trained on; rows name the point of a grid, so that here the source is enough."""
     used = [one for one in used if one.source != "unknown"] or used  # a note tells of what is imported
-    if len(used) == 1:
-        return used[0].describe()
-    (name,) = {one.name for one in used}
-    return f"{name}, filtered as the rows say"
+    kinds = {one.model_copy(update={"file": None, "label": None}) for one in used}
+    if len(kinds) == 1:  # and yet several names where parts were joined that name one file differently
+        return " or ".join(dict.fromkeys(one.describe() for one in used))
+    return f"{' or '.join(dict.fromkeys(one.name for one in used))}, filtered as the rows say"
 
 
 def _ranked(states: Mapping[str, Counter[State]], scores: Mapping[str, AnyScore]) -> list[Row[AnyScore]]:

@@ -22,10 +22,11 @@ REWARD, COST = "normalised reward", "normalised cost (safe: at most 1)"
 COSTS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
-def save_plane(board: Leaderboard, plan: Plan, path: Path) -> None:
+def save_plane(board: Leaderboard, plan: Plan, path: Path, texts: Mapping[str, str] | None = None) -> None:
     """Draw each policy's reward against its cost, a panel a task, the safe side shaded.
 
-    Costs up to 1 are drawn to scale, larger ones logarithmically. A policy that lacks runs is hollow.
+    Costs up to 1 are drawn to scale, larger ones logarithmically. A policy that lacks runs is hollow. The picture holds
+    the texts, by name.
     """
     columns = min(len(board.tasks), 2)
     lines = -(-len(board.tasks) // columns)
@@ -45,11 +46,16 @@ def save_plane(board: Leaderboard, plan: Plan, path: Path) -> None:
         _cost_scale(panel, "x", [score.cost for score in scores.values()])
         panel.margins(y=0.15)
     _finish(figure, panels.flat, styles, board)
-    save(figure, path)
+    save(figure, path, texts=texts)
 
 
-def save_curves(results: Results, board: Leaderboard, plan: Plan, path: Path) -> None:
-    """Draw reward and cost against training, two panels a task, a line a row and a band of 95% over seeds."""
+def save_curves(
+    results: Results, board: Leaderboard, plan: Plan, path: Path, texts: Mapping[str, str] | None = None
+) -> None:
+    """Draw reward and cost against training, two panels a task, a line a row and a band of 95% over seeds.
+
+    The picture holds the texts, by name.
+    """
     curves = learning_curves(checkpoint_episodes(results, plan))
     figure = new_figure(8.4, 2.4 * len(board.tasks) + 1.2)
     panels = figure.subplots(len(board.tasks), 2, squeeze=False)
@@ -69,7 +75,7 @@ def save_curves(results: Results, board: Leaderboard, plan: Plan, path: Path) ->
     for panel in panels[-1]:
         panel.set(xlabel="share of the training steps")
     _finish(figure, panels.flat, styles, board)
-    save(figure, path, dpi=110)
+    save(figure, path, dpi=110, texts=texts)
 
 
 def _curve(panel: Axes, curve: pd.DataFrame, name: str, row: str, style: Mapping[str, Any]) -> None:

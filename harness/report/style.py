@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +60,17 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path, dpi: int = 150) -> None:
+def save(figure: Figure, path: Path, dpi: int = 150, texts: Mapping[str, str] | None = None) -> None:
     """Write a picture; the file's ending says which kind.
+
+    Args:
+        figure: the picture.
+        path: where to.
+        dpi: pixels an inch.
+        texts: that a PNG is to hold, by name.
 
     Raises:
         ValueError: no such kind.
     """
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png", dpi=dpi)
+        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png", dpi=dpi, metadata=texts)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from running import call, plan_of, run, suite_file
+from made_up import MadeUp
+from running import call, plan_of, run, suite_file, suite_plan
 
-from harness.archive import Archive
-from harness.plan import Plan
+from harness.archive import Archive, write_archive
+from harness.data.dataset import LABELS, FoundSource, dataset_path
+from harness.data.manifest import manifest_path
+from harness.files import file_sha256
+from harness.plan import Cell, Plan
 from harness.planning import make_plan
 from harness.store import Status, Store
 from harness.suite import read_suite
+from harness.tasks import find_task
 
 SUITE = """\
 name: pair
@@ -141,7 +148,8 @@ def weights(results: Path, hash_: str) -> dict[str, np.ndarray]:
 def test_a_group_is_made_again_to_the_bit_and_a_cell_alone_nearly(finished: Path, suite: Path, tmp_path: Path) -> None:
     """By the printed commands; the suite is a file, so SUITE stands for it."""
     lines = call("status", finished, "--commands", "groups").stdout.splitlines()
-    assert lines[0] == "# SUITE is the file of suite pair, with the --set that it ran with."
+    assert lines.pop(0) == "# SUITE is the file of suite pair, with the --set that it ran with."
+    assert lines[0].startswith("# BallRun was trained on demo data")
     assert [line.partition("  # ")[2] for line in lines[1:]] == [
         "BallRun bc mode=all seed 0 and 1 more",
         "BallRun bc mode=safe seed 0 limit 10 and 3 more",
@@ -210,6 +218,83 @@ def test_cells_that_the_suite_has_no_longer_are_counted(tmp_path: Path) -> None:
     lines = call("status", tmp_path, "--commands", "cells").stdout.splitlines()
     assert lines[0].startswith("# 2 of 10 cells are not in the built-in suite smoke as it is now")
     assert len(lines) == 2 + 10
+
+
+class Other(MadeUp):
+    """One of CarRun's cells was trained on another file."""
+
+    def record(self, cell: Cell) -> dict[str, Any]:
+        other = (cell.definition.name, cell.algorithm, cell.seed) == ("CarRun", "bc", 0)
+        return super().record(cell) | {"dataset": {"sha256": ("cd" if other else "ab") * 32}}
+
+
+NEEDY = """
+name: needy
+tasks: [BallRun, CarRun, Reach]
+own_tasks:
+  Reach:
+    environment: lspc_bench_test_plugins:Reach-v0
+    episode_length: 20
+    cost_limits: [5]
+    reference_returns: [-20, 0]
+algorithms: [bc, lspc]
+steps: 100
+seeds: 1
+data: {source: SOURCE, files: {Reach: reach.hdf5}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "label", "way"),
+    [
+        ("agents", LABELS["agents"], "'lspc-bench data collect {} --agents' makes it, if it is given the same options"),
+        ("dsrl", "DSRL", "'lspc-bench data download {}' gets it"),
+    ],
+)
+def test_commands_say_once_a_task_which_data_they_need(
+    plugins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: FoundSource, label: str, way: str
+) -> None:
+    import lspc_bench_test_plugins as toys
+
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path / "data"))
+    toys.write_reach(tmp_path / "reach.hdf5")
+    write_archive([Other(suite_plan(tmp_path, NEEDY.replace("SOURCE", source)))], None, tmp_path / "archive")
+
+    def told() -> list[str]:
+        lines = call("status", tmp_path / "archive", "--commands", "cells").stdout.splitlines()[1:]
+        for task in ("BallRun", "CarRun", "Reach"):  # before the first command that needs it
+            comments = [line.startswith("#") for line in lines if f"{task} " in line]
+            assert comments == sorted(comments, reverse=True)
+        return [line for line in lines if line.startswith("#")]
+
+    ours, others = (f"(SHA-256 {two * 32})" for two in ("ab", "cd"))
+    before = told()
+    assert before == [
+        f"# BallRun was trained on {label} {ours}: {way.format('BallRun')}",
+        f"# CarRun was trained on {label} {others}: {way.format('CarRun')}",
+        f"# CarRun was trained on {label} {ours}: {way.format('CarRun')}",
+        f"# Reach was trained on own file reach.hdf5 {ours}: reach.hdf5",
+    ]
+    path = dataset_path(find_task("BallRun"), source)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"other")
+    changed = f"# Not the same dataset file lies there now: {path} (SHA-256 {file_sha256(path)})"
+    assert told() == [before[0], changed, *before[1:]]
+    manifest = {"task": "BallRun", "sha256": "ab" * 32, "command": "collect\nit"}
+    manifest_path(path).write_text(json.dumps(manifest))
+    assert told() == [f"# BallRun was trained on {label} {ours}: 'collect it' makes it", *before[1:]]
+
+
+def test_the_evidence_is_that_of_the_built_in_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
+    results = Path(__file__).parents[2] / "results" / "evidence-small"
+    lines = call("status", results, "--commands", "cells").stdout.splitlines()
+    (plan,) = Archive(results).plans()
+    commands = [line for line in lines if not line.startswith("#")]
+    assert [shlex.split(line, comments=True)[4] for line in commands] == [one.cell.hash for one in plan.cells]
+    assert [line.partition(" (SHA-256")[0] for line in lines if line.startswith("#")] == [
+        f"# {task.name} was trained on agent-collected data, not DSRL" for task in plan.tasks.values()
+    ]
 
 
 def test_an_archive_knows_the_groups(finished: Path, tmp_path: Path) -> None:

@@ -813,7 +813,12 @@ def test_what_is_not_dsrls_is_set_beside_dsrls(tmp_path: Path, monkeypatch: pyte
 
 def test_checking_many_tells_all_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
-    (tmp_path / find_task("BallRun").dataset_file).symlink_to(dataset_path(find_task("BallRun"), "demo"))
+    path = tmp_path / find_task("BallRun").dataset_file
+    shutil.copy(dataset_path(find_task("BallRun"), "demo"), path)
+    refused = call("data", "check", "bullet")
+    assert f"{path}: it is labelled 'agent-collected data, not DSRL', but lies where source 'dsrl'" in refused.stderr
+    with h5py.File(path, "r+") as file:
+        file.attrs.clear()
     done = call("data", "check", "bullet")
     assert done.exit_code == 2
     assert done.stdout.count(": good, ") == 1

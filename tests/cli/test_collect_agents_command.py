@@ -99,7 +99,13 @@ def test_an_own_task_from_agents_to_the_leaderboard(plugins: Path, tmp_path: Pat
     assert done.stdout.startswith(f"Wrote {path} (agent-collected data, not DSRL): 4 trajectories, 80 transitions, ")
     run = call("run", suite, "--results", runs, "--workers", 0, "--device", "cpu")
     assert run.exit_code == 0, run.output
-    assert "## Reach (own file reach.hdf5)" in call("leaderboard", runs).stdout
+    label = "own file reach.hdf5, agent-collected data, not DSRL"
+    board = call("leaderboard", runs).stdout
+    assert f"## Reach ({label})" in board
+    assert f"Data: {label}.\n" in board
+    path.unlink()
+    Path(f"{path}.json").unlink()
+    assert call("leaderboard", runs).stdout == board
 
 
 @pytest.mark.parametrize(

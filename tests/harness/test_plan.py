@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import suite_plan
 
+from harness.data.dataset import LABELS
 from harness.data.filters import Filters
 from harness.plan import Cell, CellData, make_jobs
 from harness.planning import make_plan
@@ -50,6 +51,7 @@ CELLS = st.builds(
         source=st.sampled_from(["dsrl", "demo", "own"]),
         file=st.none() | st.text(),
         sha256=st.none() | st.text(),
+        label=st.none() | st.sampled_from(list(LABELS.values())),
         filters=st.builds(Filters, noise=st.none() | st.floats(0.1, 1), filter_seed=st.integers(0, 9)),
     ),
 )
@@ -60,15 +62,19 @@ def replaced(cell: Cell, field: str, value: Any) -> Cell:
     return Cell(**{name: getattr(cell, name) for name in Cell.model_fields} | {field: value})
 
 
+def _named_as(cell: Cell) -> dict[str, str | None]:
+    return {name: getattr(cell.data, name) for name in ("file", "label")}
+
+
 @given(CELLS, CELLS)
 def test_every_field_changes_the_hash(one: Cell, other: Cell) -> None:
     for field in Cell.model_fields:
         changed = replaced(one, field, getattr(other, field))
         # As JSON, where 1 is not 1.0 and 0.0 is not -0.0: what equals for Python is no other experiment here.
         judged = field == "evaluation_limits" and not one.told_limit
-        if field == "data":  # where a file lies does not matter
-            changed = replaced(one, field, other.data.model_copy(update={"file": one.data.file}))
-            moved = replaced(one, field, one.data.model_copy(update={"file": "elsewhere"}))
+        if field == "data":  # where a file lies, and what it is called, does not matter
+            changed = replaced(one, field, other.data.model_copy(update=_named_as(one)))
+            moved = replaced(one, field, one.data.model_copy(update={"file": "elsewhere", "label": "otherwise"}))
             assert (moved.hash, moved.group) == (one.hash, one.group)
         assert (changed.hash == one.hash) == (judged or changed.model_dump_json() == one.model_dump_json())
         alike = field in ("seed", "cost_limit", "evaluation_limits")  # these may differ within a job

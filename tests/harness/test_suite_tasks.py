@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
 from running import refusal, require
 
+from harness.data.dataset import LABELS
 from harness.errors import UserError
 from harness.plan import Cell, Plan
 from harness.planning import make_plan
@@ -58,6 +60,18 @@ def test_an_own_task_is_planned_as_the_file_says(own: Callable[..., SuiteFile]) 
     again = Plan.model_validate_json(plan.model_dump_json())
     assert again == plan
     assert [one.cell.hash for one in again.cells] == [one.cell.hash for one in plan.cells]
+
+
+def test_an_own_files_label_is_kept_and_named(own: Callable[..., SuiteFile], tmp_path: Path) -> None:
+    plain = make_plan(own())
+    with h5py.File(tmp_path / "reach.hdf5", "r+") as file:
+        file.attrs["label"] = LABELS["agents"]
+    (data,) = make_plan(SuiteFile(tmp_path / "suite.yaml", ())).data["Reach"]
+    assert data.name == "own file reach.hdf5, agent-collected data, not DSRL"
+    stored = plain.model_dump()
+    for planned in stored["cells"]:  # as before there were labels
+        del planned["cell"]["data"]["label"]
+    assert Plan.model_validate(stored) == plain
 
 
 def test_what_an_own_task_is_judged_by_needs_no_new_run(own: Callable[..., SuiteFile]) -> None:

@@ -14,9 +14,11 @@ import pytest
 import torch
 from running import suite_plan
 
-from harness.plan import Plan
+from harness.data.dataset import LABELS
+from harness.data.filters import Filters
+from harness.plan import CellData, Plan
 from harness.planning import make_plan
-from harness.report.leaderboard import FORMATS, Leaderboard, make_leaderboard, to_csv, to_json, to_markdown
+from harness.report.leaderboard import FORMATS, Leaderboard, described, make_leaderboard, to_csv, to_json, to_markdown
 from harness.store import State, Status, Store
 from harness.suite import SuiteFile
 from harness.tasks import find_task
@@ -124,6 +126,18 @@ def test_a_policy_without_a_whole_task_has_no_rank_and_stands_last(make: Make) -
         *(("lspc-o", True), ("lspc-s", True)),
     ]
     assert board.notes == [NOT_RANKED.format("lspc-o, lspc-s")]
+
+
+def test_parts_may_name_one_file_differently() -> None:
+    """One was run before labels were kept, or where the file has another name."""
+    old, new, filtered = (
+        CellData(source="own", file="reach.hdf5", label=label, filters=Filters(noise=noise))
+        for label, noise in ((None, None), (LABELS["agents"], None), (LABELS["agents"], 0.1))
+    )
+    label = "own file reach.hdf5, agent-collected data, not DSRL"
+    assert described([new, new]) == label
+    assert described([old, new]) == f"own file reach.hdf5 or {label}"
+    assert described([new, filtered]) == f"{label}, filtered as the rows say"
 
 
 def test_rows_say_what_the_datas_grid_changes(make: Make) -> None:
