@@ -147,7 +147,7 @@ def scaling(table: pd.DataFrame, title: str) -> Figure:
         _axis(axes, here["value"])
         axes.set_yscale("log")
         axes.set(title=names[metric], xlabel="numbers in an observation", ylabel="milliseconds of CPU time")
-        axes.legend(fontsize=7, frameon=False, ncols=2)
+        axes.legend(fontsize=7, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     (machine,) = table["machine"].unique()
     sizes = " and ".join(map(str, table["batch_size"].unique()))
     note = f"{machine}, time of one thread; made-up data, batches of {sizes}; median and quartiles over rounds"
