@@ -22,6 +22,16 @@ from harness.planning import make_plan
 from harness.store import Store
 from harness.suite import SuiteFile
 
+REACH = """\
+own_tasks:
+  Reach:
+    environment: lspc_bench_test_plugins:Reach-v0
+    episode_length: 20
+    cost_limits: [5]
+    reference_returns: [-20, 0]
+"""
+"""A suite's part with an own task, whose environment is among the toys."""
+
 # Forks of a server that has imported everything, and run nothing, start at once and share no thread or lock. There is
 # one a process, whoever asks for it, so there is one list of what it imports.
 forks = multiprocessing.get_context("forkserver")

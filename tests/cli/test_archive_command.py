@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up import MadeUp
-from running import call, plan_of, run, suite_file, suite_plan
+from running import REACH, call, plan_of, run, suite_file, suite_plan
 
 from harness.archive import Archive, write_archive
 from harness.data.dataset import LABELS, FoundSource, dataset_path
@@ -228,20 +228,19 @@ class Other(MadeUp):
         return super().record(cell) | {"dataset": {"sha256": ("cd" if other else "ab") * 32}}
 
 
-NEEDY = """
+NEEDY = (
+    """
 name: needy
 tasks: [BallRun, CarRun, Reach]
-own_tasks:
-  Reach:
-    environment: lspc_bench_test_plugins:Reach-v0
-    episode_length: 20
-    cost_limits: [5]
-    reference_returns: [-20, 0]
+"""
+    + REACH
+    + """\
 algorithms: [bc, lspc]
 steps: 100
 seeds: 1
 data: {source: SOURCE, files: {Reach: reach.hdf5}}
 """
+)
 
 
 @pytest.mark.parametrize(

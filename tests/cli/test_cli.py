@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from running import call
+from running import REACH, call
 
 from harness import __version__
 from harness.cli import main, options
@@ -919,21 +919,20 @@ def test_every_family_from_data_to_film(tmp_path: Path, monkeypatch: pytest.Monk
     assert "As evaluated." in film.stdout
 
 
-OWN = """\
+OWN = (
+    """\
 name: own
 tasks: [Reach]
-own_tasks:
-  Reach:
-    environment: lspc_bench_test_plugins:Reach-v0
-    episode_length: 20
-    cost_limits: [5]
-    reference_returns: [-20, 0]
+"""
+    + REACH
+    + """\
 data: {files: {Reach: reach.hdf5}, density_grid: {cost_bins: 2, reward_bins: 2, most: 5, fewest: 0}}
 seeds: 2
 algorithms:
   bc: {hyperparameters: {steps: 150, batch_size: 64, hidden_sizes: [32], actor_lr: 0.01}}
 evaluation: {final: 3}
 """
+)
 
 
 def test_an_own_task_from_its_file_to_the_leaderboard(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import call
+from running import REACH, call
 
 from harness.data.agents import together
 from harness.errors import UserError
@@ -73,21 +73,20 @@ def test_every_family_from_agents_to_the_leaderboard(
     assert f"## {name} (agent-collected data, not DSRL)" in call("leaderboard", runs).stdout
 
 
-OWN = """\
+OWN = (
+    """\
 name: mine
 tasks: [Reach]
-own_tasks:
-  Reach:
-    environment: lspc_bench_test_plugins:Reach-v0
-    episode_length: 20
-    cost_limits: [5]
-    reference_returns: [-20, 0]
+"""
+    + REACH
+    + """\
 data: {files: {Reach: made/reach.hdf5}}
 algorithms:
   bc: {hyperparameters: {steps: 3, batch_size: 8, hidden_sizes: [8]}}
 seeds: 1
 evaluation: {final: 1}
 """
+)
 
 
 def test_an_own_task_from_agents_to_the_leaderboard(plugins: Path, tmp_path: Path, write_suite: WriteSuite) -> None:
