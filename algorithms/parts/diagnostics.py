@@ -85,27 +85,24 @@ def supported(observations: Tensor, actions: Tensor, *candidates: Tensor) -> lis
     deviation. An action lies among theirs if it is between the least and the greatest of them in every dimension.
 
     Args:
-        observations: (R, N, observation_size), two steps at least.
-        actions: (R, N, action_size), the data's.
-        candidates: likewise, other actions in the same states.
+        observations: (R, N, observation_size), two steps at least, the same for all replicas.
+        actions: (R, N, action_size), the data's, likewise.
+        candidates: other actions in the same states, of each replica.
 
     Returns:
         (R,) for each of the candidates.
     """
-    steps = observations.shape[1]
-    rows = torch.from_numpy(evenly(steps, MOST_SUPPORTED)).to(observations.device)
-    shares = []
-    for replica, states in enumerate(observations):
-        deviation = states.std(0)
-        constant = deviation < 1e-6  # a simulator's rounding, which no network sees either
-        scaled = states / torch.where(constant, 1, deviation)
-        distances = torch.cdist(scaled[rows], scaled, compute_mode="donot_use_mm_for_euclid_dist")
-        distances.scatter_(1, rows.unsqueeze(1), torch.inf)  # not the step itself
-        nearest = distances.topk(min(NEIGHBOURS, steps - 1), largest=False).indices
-        low, high = actions[replica][nearest].aminmax(dim=1)
-        among = [(low <= one[replica][rows]) & (one[replica][rows] <= high) for one in candidates]
-        shares.append(torch.stack([one.all(-1).double().mean() for one in among]))
-    return list(torch.stack(shares, 1))
+    states = observations[0]
+    rows = torch.from_numpy(evenly(len(states), MOST_SUPPORTED)).to(states.device)
+    deviation = states.std(0)
+    constant = deviation < 1e-6  # a simulator's rounding, which no network sees either
+    scaled = states / torch.where(constant, 1, deviation)
+    distances = torch.cdist(scaled[rows], scaled, compute_mode="donot_use_mm_for_euclid_dist")
+    distances.scatter_(1, rows.unsqueeze(1), torch.inf)  # not the step itself
+    nearest = distances.topk(min(NEIGHBOURS, len(states) - 1), largest=False).indices
+    low, high = actions[0][nearest].aminmax(dim=1)
+    chosen = [one[:, rows] for one in candidates]
+    return [((low <= one) & (one <= high)).all(-1).double().mean(1) for one in chosen]
 
 
 def noise(replicas: Sequence[Replica], like: Tensor, size: int) -> Tensor:
