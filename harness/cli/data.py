@@ -373,12 +373,9 @@ def describe(
 
 def _label(path: Path) -> str:
     """Whose data a file holds, as far as its manifest, or the file itself, says."""
-    from harness.data.dataset import data_folder
-    from harness.data.hdf5 import label
-    from harness.data.manifest import read
+    from harness.data.dataset import data_folder, stated_label
 
-    said = (read(path) or {}).get("label") or label(path)
-    return said or ("DSRL" if path.parent == data_folder() else "own file")
+    return stated_label(path) or ("DSRL" if path.parent == data_folder() else "own file")
 
 
 def _beside_dsrl(task: Task, costs: NDArray[np.float64], returns: NDArray[np.float64]) -> str:

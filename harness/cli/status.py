@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -165,12 +165,13 @@ def _commands(results: Results, plan: Plan, together: bool) -> Iterator[str]:
     else:
         yield f"# SUITE is the file of suite {name}, with the --set that it ran with."
         name = "SUITE"
+    done = [planned.cell for planned in cells.values() if results.status(planned.cell).state == "done"]
+    records = [results.record(cell) for cell in done]
     groups = [(key,) for key in cells]
     if together:
-        done = [key for key, planned in cells.items() if results.status(planned.cell).state == "done"]
-        trained = [tuple(results.record(cells[key].cell)["group"]) for key in done]
+        trained = [tuple(record["group"]) for record in records]
         groups = [tuple(key for key in group if key in cells) for group in dict.fromkeys(trained)]
-    needed = _needed(results, plan)
+    needed = _needed(done, records)
     for group in groups:
         chosen = " ".join(f"--cell {key}" for key in group)
         first = cells[group[0]]
@@ -179,13 +180,12 @@ def _commands(results: Results, plan: Plan, together: bool) -> Iterator[str]:
         yield f"lspc-bench run {name} {chosen} --results {AGAIN}  # {first.cell.describe(first.label)}{more}"
 
 
-def _needed(results: Results, plan: Plan) -> dict[str, list[str]]:
+def _needed(done: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """By task, what its finished cells were trained on; more than one file where it changed between them."""
     used: dict[str, dict[tuple[str, str], Cell]] = {}
-    for cell in (planned.cell for planned in plan.cells):
-        if results.status(cell).state == "done":
-            sha256 = str(results.record(cell)["dataset"]["sha256"])
-            used.setdefault(cell.task, {}).setdefault((cell.data.name, sha256), cell)
+    for cell, record in zip(done, records, strict=True):
+        sha256 = str(record["dataset"]["sha256"])
+        used.setdefault(cell.task, {}).setdefault((cell.data.name, sha256), cell)
     return {
         task: [line for (_, sha256), cell in files.items() for line in _trained_on(cell, sha256)]
         for task, files in used.items()

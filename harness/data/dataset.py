@@ -194,10 +194,20 @@ def require_file(task: Task, source: FoundSource) -> Path:
     )
 
 
+def stated_label(path: Path) -> str | None:
+    """What a file's manifest, or the file itself, says that it holds.
+
+    Raises:
+        ValueError: the manifest cannot be read.
+        UnusableError: the file cannot.
+    """
+    return (manifest.read(path) or {}).get("label") or label(path)
+
+
 def known_label(path: Path) -> str | None:
     """Which of :data:`LABELS` a file has, by its manifest or by itself; ``None`` where neither can tell."""
     try:
-        said = (manifest.read(path) or {}).get("label") or label(path)
+        said = stated_label(path)
     except (ValueError, UnusableError):  # whoever reads it all says what is wrong
         return None
     return next((one for one in LABELS.values() if one == said), None)
