@@ -60,7 +60,13 @@ def report(results: Path, suites: tuple[str, ...], beside: tuple[str, ...], outp
     help="Of the files. Repeatable.",
 )
 @click.option("--limit", default="mean", show_default=True, metavar="mean|VALUE", help="The cost limit to look at.")
-@click.option("--metric", "logged", multiple=True, metavar="NAME", help="Also draw this logged metric. Repeatable.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Also draw this metric, logged or of held-out data. Repeatable.",
+)
 def figures(
     results: Path,
     suites: tuple[str, ...],
@@ -68,7 +74,7 @@ def figures(
     output: Path,
     kinds: tuple[str, ...],
     limit: str,
-    logged: tuple[str, ...],
+    metrics: tuple[str, ...],
 ) -> None:
     """Write the report's figures of RESULTS as files, for a paper."""
     from harness.files import where_the_user_says
@@ -76,7 +82,7 @@ def figures(
 
     model = _model(results, suites, beside)
     with where_the_user_says(output):
-        for path in save_figures(model, output, kinds, limit, logged):
+        for path in save_figures(model, output, kinds, limit, metrics):
             click.echo(str(path))
 
 

@@ -175,7 +175,7 @@ def require_file(task: Task, source: FoundSource) -> Path:
     """
     path = dataset_path(task, source)
     if path.exists():
-        _require_label(task, source, path)
+        require_label(task, source, path)
         return path
     if source == "dsrl":
         raise UserError(
@@ -213,7 +213,7 @@ def known_label(path: Path) -> str | None:
     return next((one for one in LABELS.values() if one == said), None)
 
 
-def _require_label(task: Task, source: FoundSource, path: Path) -> None:
+def require_label(task: Task, source: FoundSource, path: Path) -> None:
     """Refuse a file that lies where other data is looked for; demo data is of either kind.
 
     Raises:

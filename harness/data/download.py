@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from harness import extras
-from harness.data.dataset import read_checked
+from harness.data.dataset import read_checked, require_label
 from harness.data.manifest import manifest_path, read, record, require_place, verify
 from harness.data.transfer import SLOWEST, SPAN, STALLED, Entity, Partial, transfer
 from harness.errors import UserError
@@ -184,6 +184,10 @@ class _Fetch:
 
     def _verify(self) -> str:
         """Check a file that is there already."""
+        try:
+            require_label(self.task, "dsrl", self.path)
+        except UserError as error:
+            raise DownloadError(f"already there, but {error}") from error
         try:
             known = read(self.path) is not None
         except ValueError:

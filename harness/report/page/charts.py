@@ -1,7 +1,7 @@
 """The page's figures as Vega-Lite: values in, a specification out. The same ones are written to files for a paper.
 
 A figure follows what is chosen by parameters, which the page sets: ``view`` (a family and a cost limit), ``limit``,
-``task``, ``metric``, and ``policy``, a part of the names that are shown.
+``task``, ``metric``, ``measure``, and ``policy``, a part of the names that are shown.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def charts(model: dict[str, Any]) -> dict[str, Spec]:
         "limits": limits(model),
         "curves": curves(model),
         "metrics": metrics(model),
+        "held-out": held_out(model),
         "profiles": profiles(model),
         "improvement": improvement(model),
     }
@@ -85,6 +86,7 @@ def _parameters(model: dict[str, Any], *names: str) -> list[dict[str, Any]]:
         "policy": "",
         "task": next(iter(model["tasks"]), ""),
         "metric": next(iter(model["logged"]), ""),
+        "measure": next(iter(model["measured"]), ""),
     }
     return [{"name": name, "value": first[name]} for name in (*names, "policy")]
 
@@ -306,16 +308,38 @@ def curves(model: dict[str, Any]) -> Spec:
 def metrics(model: dict[str, Any]) -> Spec:
     """One logged metric on one task, by the suite's labels: means over agents, and the band from least to most."""
     labels = list(dict.fromkeys(curve["label"] for curve in model["metrics"]))
-    looks = _looks(labels, "label")
+    return _in_training(model, "metrics", "metric", "' in training'", _looks(labels, "label"), "agents")
+
+
+def held_out(model: dict[str, Any]) -> Spec:
+    """One figure of held-out data on one task, by row: means over runs, and the band from least to most."""
+    title = "' on held-out data'"
+    return _in_training(model, "held_out", "measure", title, _looks(model["rows"]), "runs")
+
+
+def _in_training(
+    model: dict[str, Any], values: str, parameter: str, title: str, looks: dict[str, Any], count: str
+) -> Spec:
+    """A mean with its band on one task, while training goes on.
+
+    Args:
+        model: of the page.
+        values: which of its records, with lists share, mean, low and high.
+        parameter: what chooses the records' metric.
+        title: an expression of Vega's, behind the metric.
+        looks: of the records' names, see :func:`_looks`.
+        count: what says how many there are.
+    """
+    name = looks["color"]["field"]
     x = {"field": "share", "type": "quantitative", "title": "share of the training steps", "axis": {"format": "%"}}
     y = {"type": "quantitative", "title": None, "scale": {"zero": False}}
     return _spec(
-        _of_task(model, "metric + ' in training'"),
-        "metrics",
-        params=_parameters(model, "task", "metric"),
+        _of_task(model, f"{parameter} + {title}"),
+        values,
+        params=_parameters(model, "task", parameter),
         transform=[
-            {"filter": "datum.task == task && datum.metric == metric"},
-            _of_policies("label"),
+            {"filter": f"datum.task == task && datum.metric == {parameter}"},
+            _of_policies(name),
             {"flatten": ["share", "mean", "low", "high"]},
         ],
         width=520,
@@ -326,13 +350,13 @@ def metrics(model: dict[str, Any]) -> Spec:
                 "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": looks["color"]},
             },
             {
-                "mark": {"type": "line"},
+                "mark": {"type": "line", "point": {"size": 24}},
                 "encoding": {
                     "x": x,
                     "y": y | {"field": "mean"},
                     "color": looks["color"],
                     "strokeDash": looks["strokeDash"],
-                    "tooltip": _tooltip("label", "metric", "share", "mean", "low", "high", "agents"),
+                    "tooltip": _tooltip(name, "metric", "share", "mean", "low", "high", count),
                 },
             },
         ],

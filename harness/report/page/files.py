@@ -14,9 +14,12 @@ from harness.files import replacing
 from harness.report.limits import find_limit, limit_labels
 from harness.report.page.charts import Spec, charts, filled
 
+KINDS = {"metric": "logged", "measure": "measured"}
+"""Parameters that choose a metric, and where a suite names those that there are."""
+
 
 def save_figures(
-    model: Sequence[dict[str, Any]], folder: Path, kinds: Sequence[str], limit: str, logged: Sequence[str] = ()
+    model: Sequence[dict[str, Any]], folder: Path, kinds: Sequence[str], limit: str, wanted: Sequence[str] = ()
 ) -> Iterator[Path]:
     """Write every figure of every suite, those of a task once for each task.
 
@@ -25,7 +28,7 @@ def save_figures(
         folder: where to; it is made.
         kinds: pdf, svg or png.
         limit: ``mean``, or a cost limit by its value.
-        logged: which logged metrics are drawn.
+        wanted: which metrics are drawn, logged ones and those of held-out data.
 
     Yields:
         The files, when they are written.
@@ -36,20 +39,18 @@ def save_figures(
     """
     places = [_place(suite, limit) for suite in model]
     for suite in model:
-        for one in logged:
+        for one in wanted:
             _require_metric(suite, one)
     folder.mkdir(parents=True, exist_ok=True)
     for suite, place in zip(model, places, strict=True):
         for name, spec in charts(suite).items():
             spec = filled(spec, suite)
             tasks = suite["tasks"] if _has(spec, "task") else [None]
-            metrics: Sequence[str | None] = logged if _has(spec, "metric") else [None]
-            for metric, task in product(metrics, tasks):
+            for metric, task in product(_metrics(spec, suite, wanted), tasks):
                 shown = [suite["tasks"][task]["name"]] if task else []
                 title = "-".join([suite["suite"], name, *([metric] if metric else []), *shown])
-                chosen = _chosen(
-                    spec, {"view": f"all:{place}", "limit": place, "policy": "", "task": task, "metric": metric}
-                )
+                of_metric = dict.fromkeys(KINDS, metric)
+                chosen = _chosen(spec, {"view": f"all:{place}", "limit": place, "policy": "", "task": task} | of_metric)
                 for kind in kinds:
                     path = folder / f"{title.replace('/', '-')}.{kind}"
                     with replacing(path) as temporary:
@@ -77,9 +78,18 @@ def _place(suite: dict[str, Any], limit: str) -> str:
     return str(choices[place]["key"]) if choices else "mean"  # which is over the only one there is
 
 
+def _metrics(spec: Spec, suite: dict[str, Any], wanted: Sequence[str]) -> list[str | None]:
+    """Those of the wanted that the figure draws one at a time; one figure without where it draws none."""
+    for parameter, names in KINDS.items():
+        if _has(spec, parameter):
+            return [one for one in wanted if one in suite[names]]
+    return [None]
+
+
 def _require_metric(suite: dict[str, Any], metric: str) -> None:
-    if metric not in suite["logged"]:
-        raise UserError(f"--metric {metric}: suite {suite['suite']} logs no such.{nearest(metric, suite['logged'])}")
+    known = [one for names in KINDS.values() for one in suite[names]]
+    if metric not in known:
+        raise UserError(f"--metric {metric}: suite {suite['suite']} has no such.{nearest(metric, known)}")
 
 
 def _has(spec: Spec, parameter: str) -> bool:

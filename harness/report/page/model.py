@@ -16,7 +16,7 @@ from harness.comparison import Runs, bootstrap, improvements, profile, standings
 from harness.plan import Plan
 from harness.report import costs, published, selection
 from harness.report.curves import learning_curves, logged_metrics
-from harness.report.diagnostics import diagnostics_table
+from harness.report.diagnostics import diagnostics_table, held_out_curves, held_out_figures
 from harness.report.leaderboard import AnyScore, Leaderboard, Row, all_data, make_leaderboard, suite_notes
 from harness.report.limits import limit_labels
 from harness.statistics import (
@@ -69,7 +69,9 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
     }
     views, profiles = {}, []
     metrics = logged_metrics(results, plan)
-    diagnosed, diagnostics = diagnostics_table(results, plan)
+    figures = held_out_figures(results, plan)
+    diagnosed, diagnostics = diagnostics_table(figures)
+    held_out = held_out_curves(figures)
     for key, scope in scopes.items():
         part = board if scope == WHOLE else make_leaderboard(results, plan, scope, episodes, runs, notes)
         views[key], whole = _view(part, means, best, scope.limits(plan), tables)
@@ -95,6 +97,8 @@ def _suite(results: Results, plan: Plan) -> dict[str, Any]:
         "curves": _curves(points, limits),
         "selection": _selection(choices, notes),
         "diagnostics": {"header": diagnosed, "rows": diagnostics},
+        "held_out": held_out,
+        "measured": list(dict.fromkeys(curve["metric"] for curve in held_out)),
         "metrics": metrics,
         "logged": _logged(metrics),
         "coverage": _coverage(results, plan),

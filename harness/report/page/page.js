@@ -5,7 +5,7 @@
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const control = (name) => document.getElementById(name);
-  const usual = { limit: "mean", family: "all", task: "", policy: "", metric: "" };
+  const usual = { limit: "mean", family: "all", task: "", policy: "", metric: "", measure: "" };
   const state = { ...usual };
   const views = new Map(); // drawn figures, by their place
 
@@ -20,10 +20,13 @@
   const families = [...new Set(suites.flatMap((suite) => suite.families))];
   control("family").append(option("all", "all"), ...families.map((name) => option(name, name)));
 
-  const metrics = [...new Set(suites.flatMap((suite) => suite.logged))];
-  control("metric").append(...metrics.map((name) => option(name, name)));
-  control("metric").parentElement.hidden = metrics.length === 0;
-  usual.metric = metrics[0] ?? "";
+  // What of training is drawn: of what algorithms log, and of held-out data.
+  const drawable = { metric: new Set(suites.flatMap((suite) => suite.logged)), measure: new Set(suites.flatMap((suite) => suite.measured)) };
+  for (const [name, names] of Object.entries(drawable)) {
+    control(name).append(...[...names].map((one) => option(one, one)));
+    control(name).parentElement.hidden = names.size === 0;
+    usual[name] = [...names][0] ?? "";
+  }
 
   // The address says what is shown, so that a link shows the same.
   const read = () => {
@@ -31,7 +34,7 @@
     for (const name of Object.keys(state)) state[name] = given.get(name) ?? usual[name];
     if (!limits.has(state.limit)) state.limit = "mean";
     if (!families.includes(state.family)) state.family = "all";
-    if (!metrics.includes(state.metric)) state.metric = usual.metric;
+    for (const [name, names] of Object.entries(drawable)) if (!names.has(state[name])) state[name] = usual[name];
     for (const name of Object.keys(state)) control(name).value = state[name];
   };
   const write = () => {
@@ -75,7 +78,7 @@
   };
   const steer = ({ view, suite }) => {
     const { family, limit } = chosen(suites[suite]);
-    const signals = { view: `${family}:${limit}`, limit, task: shownTask(suite), metric: state.metric, policy: state.policy.trim() };
+    const signals = { view: `${family}:${limit}`, limit, task: shownTask(suite), metric: state.metric, measure: state.measure, policy: state.policy.trim() };
     for (const [name, value] of Object.entries(signals)) {
       try { if (value !== undefined) view.signal(name, value); } catch { /* this figure has no such parameter */ }
     }

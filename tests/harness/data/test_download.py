@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from harness.data import download as module
 from harness.data import transfer
-from harness.data.dataset import load_dataset
+from harness.data.dataset import LABELS, load_dataset
 from harness.data.download import ATTEMPTS, Outcome, download
 from harness.data.manifest import manifest_path, verify
 from harness.data.transfer import CHUNK
@@ -308,6 +308,21 @@ def test_what_is_there_is_verified_and_not_fetched(server: Server, folder: Path)
     assert (outcome.good, outcome.text) == (True, "already there, verified")
     assert (len(server.asked[NAME]), manifest_path(folder / NAME).read_bytes()) == (1, before)
     assert names(folder) == WHOLE
+
+
+def test_agent_collected_data_in_the_place_of_the_file(server: Server, tmp_path: Path) -> None:
+    server.serve(Answer())
+    path = tmp_path / NAME
+    path.write_bytes(DATA)
+    manifest_path(path).write_text(
+        json.dumps({"file": NAME, "task": TASK.id, "sha256": DIGEST, "size": SIZE, "label": LABELS["agents"]})
+    )
+    outcome = fetch(server, tmp_path)
+    assert_refused(
+        outcome, tmp_path, "already there, but", "labelled 'agent-collected data", "move it", left=tuple(WHOLE)
+    )
+    assert path.read_bytes() == DATA
+    assert server.asked[NAME] == []
 
 
 def test_a_file_of_unknown_origin_is_recorded_at_first_use(server: Server, tmp_path: Path) -> None:

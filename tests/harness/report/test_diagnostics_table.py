@@ -11,7 +11,14 @@ import torch
 from running import suite_plan
 
 from harness.plan import Plan
-from harness.report.diagnostics import LEGEND, diagnostics_section, final_diagnostics
+from harness.report.diagnostics import (
+    LEGEND,
+    diagnostics_section,
+    diagnostics_table,
+    final_diagnostics,
+    held_out_curves,
+    held_out_figures,
+)
 from harness.store import Status, Store
 
 SUITE = """
@@ -52,7 +59,7 @@ def store(tmp_path: Path, plan: Plan) -> Store:
 
 
 def test_means_are_over_runs_then_over_tasks(store: Store, plan: Plan) -> None:
-    means = final_diagnostics(store, plan)
+    means = final_diagnostics(held_out_figures(store, plan))
     assert means["kl"] == {"lspc-s": (2 + 5) / 2, "lspc-o": (2 + 5) / 2}
     assert means["action_error"] == {"lspc-s": 0.25, "lspc-o": 0.5, "bc-all": np.inf}
     assert np.isnan(means["qc_auc"]["lspc-s"])
@@ -71,7 +78,30 @@ def test_the_section_names_every_row_that_has_a_figure(store: Store, plan: Plan)
     assert LEGEND in lines
 
 
+def test_curves_are_of_runs_at_each_share_of_training(store: Store, plan: Plan) -> None:
+    curves = held_out_curves(held_out_figures(store, plan))
+    found = {(one["task"], one["row"], one["metric"]): one for one in curves}
+    ball, car = "OfflineBallRun-v0", "OfflineCarRun-v0"
+    assert found[ball, "lspc-o", "kl"] == {
+        "row": "lspc-o",
+        "task": ball,
+        "metric": "kl",
+        "share": [0.5, 1.0],
+        "mean": [99.0, 2.0],
+        "low": [99.0, 1.0],
+        "high": [99.0, 3.0],
+        "runs": [2, 2],
+    }
+    assert (found[car, "lspc-s", "kl"]["mean"], found[car, "lspc-s", "kl"]["runs"]) == (
+        [99.0, 5.0],
+        [2, 1],
+    )  # one is NaN
+    assert not [key for key in found if key[2] == "qc_auc" or key[1] == "bc-all"]  # NaN, infinity
+
+
 def test_where_nothing_is_held_out_there_is_no_section(store: Store, plan: Plan) -> None:
     for path in store.root.glob("*/diagnostics.parquet"):
         path.unlink()
     assert diagnostics_section(store, plan) == ""
+    figures = held_out_figures(store, plan)
+    assert (diagnostics_table(figures), held_out_curves(figures)) == ((["metric"], []), [])

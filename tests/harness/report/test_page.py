@@ -29,7 +29,7 @@ from harness.errors import UserError
 from harness.plan import Cell, Plan
 from harness.planning import make_plan
 from harness.report import selection
-from harness.report.diagnostics import diagnostics_table
+from harness.report.diagnostics import diagnostics_table, held_out_figures
 from harness.report.leaderboard import make_leaderboard, to_records
 from harness.report.page.charts import charts
 from harness.report.page.files import save_figures
@@ -285,9 +285,21 @@ def _line(one: selection.Outcome) -> list[str]:
 
 def test_what_is_measured_on_held_out_data_is_the_leaderboards(results: Drawn, html: str) -> None:
     (plan,) = results.plans()
-    header, lines = diagnostics_table(results, plan)
+    header, lines = diagnostics_table(held_out_figures(results, plan))
     assert [line[0] for line in lines] == ["action_error", "qc_auc"]
     assert dict(_Tables(html).tables)["held-out"] == [header, *lines]
+
+
+def test_each_figure_of_held_out_data_has_a_curve(results: Drawn, model: list[dict[str, Any]]) -> None:
+    (suite,) = model
+    assert suite["measured"] == ["action_error"]  # qc_auc is NaN everywhere
+    (curve,) = (one for one in suite["held_out"] if (one["row"], one["task"]) == ("bc-all", "OfflineBallRun-v0"))
+    assert curve["share"] == [0.5, 1.0]
+    (plan,) = results.plans()
+    means = diagnostics_table(held_out_figures(results, plan))[1][0]
+    last = [one["mean"][-1] for one in suite["held_out"] if one["row"] == "bc-all"]
+    column = 1 + list(dict.fromkeys(one["row"] for one in suite["held_out"])).index("bc-all")
+    assert sum(last) / len(last) == pytest.approx(float(means[column]), abs=1e-3)
 
 
 def test_the_share_of_episodes_within_the_limit_has_an_interval(model: list[dict[str, Any]]) -> None:
@@ -438,7 +450,7 @@ def test_several_suites_are_told_apart(tmp_path: Path, results: Drawn) -> None:
 
 
 def test_figures_are_files_too(model: list[dict[str, Any]], tmp_path: Path) -> None:
-    drawn = {"plane", "scatter", "limits", "curves", "metrics", "profiles", "improvement"}
+    drawn = {"plane", "scatter", "limits", "curves", "metrics", "held-out", "profiles", "improvement"}
     assert set(charts(model[0])) == drawn
     paths = list(save_figures(model, tmp_path / "figures", ["svg", "pdf", "png"], "mean"))
     assert {path.name for path in paths} >= {"made-up-plane.svg", "made-up-curves-BallRun.pdf", "made-up-profiles.png"}
@@ -454,7 +466,11 @@ def test_figures_are_files_too(model: list[dict[str, Any]], tmp_path: Path) -> N
         f"made-up-metrics-kl-{task}.svg" for task in ("BallRun", "CarRun", "PointGoal1")
     }
     assert "BallRun: kl in training" in (tmp_path / "logged" / "made-up-metrics-kl-BallRun.svg").read_text()
-    with pytest.raises(UserError, match="--metric k: suite made-up logs no such"):
+    measured = {path.name for path in save_figures(model, tmp_path / "measured", ["svg"], "mean", ["action_error"])}
+    assert {name for name in measured if "action_error" in name} == {
+        f"made-up-held-out-action_error-{task}.svg" for task in ("BallRun", "CarRun", "PointGoal1")
+    }
+    with pytest.raises(UserError, match="--metric k: suite made-up has no such"):
         list(save_figures(model, tmp_path / "none", ["svg"], "mean", ["k"]))
     assert not (tmp_path / "none").exists()
 
@@ -687,7 +703,7 @@ def costs(suite: dict[str, Any]) -> list[float]:
 @browser_wanted
 def test_figures_are_drawn_and_follow(browser: Any, path: Path) -> None:
     opened = _Opened(browser, path)
-    for name in ("plane", "profiles", "improvement", "scatter", "limits", "curves", "metrics"):
+    for name in ("plane", "profiles", "improvement", "scatter", "limits", "curves", "metrics", "held-out"):
         chart = opened.page.locator(f".chart[data-chart={name}]")
         chart.scroll_into_view_if_needed()
         chart.locator("svg").first.wait_for()
@@ -720,6 +736,8 @@ def test_figures_are_drawn_and_follow(browser: Any, path: Path) -> None:
         "document.querySelector('.chart[data-chart=metrics] svg').innerHTML.includes('BallRun: kl in training')"
     )
     assert "metric=kl" in opened.page.url
+    held_out = opened.page.locator(".chart[data-chart=held-out] svg")
+    assert "BallRun: action_error on held-out data" in held_out.inner_html()
     assert opened.troubles == []
 
 
