@@ -321,7 +321,7 @@ def write_archive(sources: Sequence[Results], suite: str | None, root: Path) -> 
 
 
 def _join(plans: Sequence[Plan]) -> Plan:
-    """One plan of parts of a suite.
+    """One plan of parts of a suite, made from what the part that has all of it was made from, if there is one.
 
     Raises:
         UserError: they are of different suites, or have different cells for the same place in its tables.
@@ -338,7 +338,8 @@ def _join(plans: Sequence[Plan]) -> Plan:
                     f"{cell.describe(planned.label)} has other settings in one of these results ({cell.hash}) than in "
                     f"another ({other.cell.hash}): they do not go together"
                 )
-    return plans[0].of(list(places.values()))
+    whole = next((plan for plan in plans if len(plan.cells) == len(places)), None)
+    return plans[0].of(list(places.values())).model_copy(update={"origin": whole and whole.origin})
 
 
 def _holder(cell: Cell, holders: Sequence[Results]) -> Results:

@@ -187,10 +187,18 @@ def test_results_of_several_machines_come_together(plan: Plan, tmp_path: Path) -
 
 
 def test_parts_of_a_suite_come_together(plan: Plan, store: Store, tmp_path: Path) -> None:
-    """One task each, as a suite with ``--set tasks=[...]`` leaves them; of a cell in both, the first counts."""
+    """One task each, as a suite with ``--set tasks=[...]`` leaves them; of a cell in both, the first counts.
+
+    No part's command makes the others' cells, so it is not that of the whole.
+    """
     tasks = list(plan.tasks)
     parts = [
-        Plan(suite=plan.suite, description="", cells=[one for one in plan.cells if one.cell.task == task])
+        Plan(
+            suite=plan.suite,
+            description="",
+            cells=[one for one in plan.cells if one.cell.task == task],
+            origin=Origin(name="made-up", text=SUITE, overrides=(f"tasks=[{task}]",)),
+        )
         for task in tasks
     ]
     stores = [
@@ -198,13 +206,15 @@ def test_parts_of_a_suite_come_together(plan: Plan, store: Store, tmp_path: Path
     ]
     archived = write_archive([*stores, store], None, tmp_path / "archive")
     archive = Archive(tmp_path / "archive")
-    assert archive.plans() == [Plan(suite=plan.suite, description="", cells=[*parts[0].cells, *parts[1].cells])]
+    cells = [*parts[0].cells, *parts[1].cells]
+    assert archive.plans() == [Plan(suite=plan.suite, description="", cells=cells, origin=plan.origin)]
     assert (archived.cells, archived.done, archived.kept) == (len(plan.cells), len(plan.cells), 0)
     for origin, part in zip(stores, parts, strict=True):
         for planned in part.cells:
             pd.testing.assert_frame_equal(archive.episodes(planned.cell), origin.episodes(planned.cell))
     board = to_json([make_leaderboard(archive, archive.plans()[0])])
     assert write_archive(stores, None, tmp_path / "archive").kept == 0
+    assert Archive(tmp_path / "archive").plans()[0].origin is None
     assert to_json([make_leaderboard(Archive(tmp_path / "archive"), archive.plans()[0])]) == board
 
 
