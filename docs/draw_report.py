@@ -1,4 +1,4 @@
-"""Draw the top of the report page as it looks in a browser: python docs/draw_report.py RESULTS OUTPUT.png.
+"""Draw the report page down to its leaderboard as it looks in a browser: python docs/draw_report.py RESULTS OUTPUT.png.
 
 RESULTS is a results folder or an archive; Debian's chromium does the drawing. The picture holds the text of the
 leaderboard that it shows, by which a test tells whether it is of today's results.
@@ -19,7 +19,9 @@ from harness.archive import open_results
 from harness.report.page.model import make_model
 from harness.report.page.render import render
 
-WIDTH, HEIGHT = 1280, 1180
+WIDTH = 1280
+MARGIN = 3
+"""Pixels below the leaderboard."""
 SHOWN = "shown"
 """What the text is called in the picture."""
 
@@ -36,13 +38,15 @@ def draw(html: str, path: Path) -> None:
         file = Path(folder) / "report.html"
         file.write_text(html, encoding="utf-8")
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        shown = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        shown = browser.new_page(viewport={"width": WIDTH, "height": WIDTH}, color_scheme="light")
         shown.goto(file.as_uri())
-        shown.locator(".chart[data-chart=plane] svg").first.wait_for()
-        shown.screenshot(path=path)
+        table = shown.locator("table[data-name=leaderboard]:visible tbody").first
+        box = table.bounding_box()
+        assert box is not None
+        height = box["y"] + box["height"] + MARGIN
+        shown.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": height})
         text = PngImagePlugin.PngInfo()
-        table = shown.locator("table[data-name=leaderboard]:visible tbody").first.inner_text()
-        text.add_itxt(SHOWN, " ".join(table.split()))
+        text.add_itxt(SHOWN, " ".join(table.inner_text().split()))
         browser.close()
     with Image.open(path) as picture:
         picture.load()

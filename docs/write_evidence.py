@@ -1,8 +1,8 @@
 """Bring docs/evidence.md up to date, tables and pictures: python docs/write_evidence.py [--check] [RESULTS...].
 
-RESULTS (results/evidence and results/evidence-small) are archives or results folders of one suite each; nothing is
-trained. --check writes nothing: it says whether the page holds what the results give, and whether the pictures are
-there and of these results, whose digest they hold.
+RESULTS (results/evidence and its kin) are archives or results folders of one suite each; nothing is trained. --check
+writes nothing: it says whether the page holds what the results give, and whether the pictures are there and of these
+results, whose digest they hold.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from harness.tasks import within
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "evidence.md"
-RESULTS = [ROOT / "results" / suite for suite in ("evidence", "evidence-small")]
+RESULTS = [ROOT / "results" / suite for suite in ("evidence", "evidence-small", "evidence-long")]
 PUBLISHED = ROOT / "results" / "published" / "published.csv"
 END = "<!-- end -->\n"
 SHOWN = "shown"

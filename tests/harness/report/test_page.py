@@ -517,11 +517,11 @@ def test_the_readmes_picture_shows_todays_results(monkeypatch: pytest.MonkeyPatc
     root = Path(__file__).parents[3]
     with Image.open(root / "docs" / "report.png") as picture:
         shown = picture.text["shown"]  # type: ignore[attr-defined]
-    results = open_results(root / "results" / "evidence-small")
+    results = open_results(root / "results" / "evidence")
     page = _Tables(render(make_model(results, results.plans()), "", "", ""))
     board = next(rows for name, rows in page.tables if name == "leaderboard")
     assert " ".join(" ".join(cell for row in board[1:] for cell in row).split()) == shown, (
-        "python docs/draw_report.py results/evidence-small docs/report.png"
+        "python docs/draw_report.py results/evidence docs/report.png"
     )
 
 
