@@ -84,9 +84,9 @@ class Evidence:
         machines = sorted({f"{record['platform']}, {record['device']}" for record in records})
         commits = sorted({record["git_commit"][:7] for record in records if record["git_commit"]})
         lines = [
-            f"{len(self.done)} of {len(plan.cells)} cells of suite `{plan.suite}` are done: {len(tasks)} task{'s' * (len(tasks) > 1)} "
-            f"({', '.join(tasks)}), {seeds} seeds, cost limit{'s' * (len(limits) > 1)} "
-            f"{', '.join(f'{limit:g}' for limit in limits)}. "
+            f"{len(self.done)} of {len(plan.cells)} cells of suite `{plan.suite}` are done: "
+            f"{len(tasks)} task{'s' * (len(tasks) > 1)} ({', '.join(tasks)}), {seeds} seeds, "
+            f"cost limit{'s' * (len(limits) > 1)} {', '.join(f'{limit:g}' for limit in limits)}. "
             f"Data: {all_data(self.board)}.",
             f"Training took {_seconds(self.results, self.done) / 3600:.1f} hours in all, by the clock, on "
             f"{'; '.join(machines) or 'no machine yet'}. Code: {', '.join(commits) or 'unknown'}.",
