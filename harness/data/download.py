@@ -18,7 +18,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from harness import extras
-from harness.data.dataset import read_checked, require_label
+from harness.data.dataset import LABELS, read_checked, require_label
+from harness.data.hdf5 import label
 from harness.data.manifest import manifest_path, read, record, require_place, verify
 from harness.data.transfer import SLOWEST, SPAN, STALLED, Entity, Partial, transfer
 from harness.errors import UserError
@@ -205,7 +206,10 @@ class _Fetch:
 
     def _data_problem(self, path: Path) -> str:
         _, problems, _ = read_checked(path, self.task)
-        return f"it is no usable dataset of {self.task.name} ({'; '.join(problems)})" if problems else ""
+        if problems:
+            return f"it is no usable dataset of {self.task.name} ({'; '.join(problems)})"
+        said = label(path)
+        return f"it is labelled {said!r}" if said in (LABELS["agents"], LABELS["demo"]) else ""
 
     def _refusal(self, sha256: str, entity: Entity) -> str:
         """Why a complete file may not get its name; empty if it may."""

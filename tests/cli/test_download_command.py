@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from click.testing import CliRunner, Result
 
@@ -34,11 +35,21 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """What the mirror holds: BallRun's demo data under the name of DSRL's."""
+    """What the mirror holds: BallRun's demo data under the name of DSRL's, without its label."""
     folder = tmp_path / "shared"
     folder.mkdir()
     shutil.copy(dataset_path(RUN, "demo"), folder / RUN.dataset_file)
+    with h5py.File(folder / RUN.dataset_file, "r+") as file:
+        del file.attrs["label"]
     return folder
+
+
+def test_data_of_another_kind_is_refused(shared: Path, mirror: str, tmp_path: Path) -> None:
+    shutil.copy(dataset_path(RUN, "demo"), shared / RUN.dataset_file)
+    refused = call("BallRun", "--mirror", mirror, "--folder", tmp_path / "new")
+    assert refused.exit_code == 1
+    assert "does not give the data: it is labelled 'agent-collected data, not DSRL'" in refused.output
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 @pytest.fixture
